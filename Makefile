@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Set-up, tests and a first training run. Needs make and some python3; everything else goes into .venv.
+
+PYTHON := .venv/bin/python
+RUN := runs/quickstart
+# The wheel's Open MPI where the set-up had to install it, or the system's. Looked up after the set-up.
+MPIRUN = $(shell test -x .venv/bin/mpirun && echo .venv/bin/mpirun || echo mpirun)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Open MPI: more ranks than cores (in the words of version 4 and of 5), and root, which it wants to hear twice.
+export OMPI_MCA_rmaps_base_oversubscribe := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
+ifeq ($(shell id -u),0)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+
+.PHONY: help setup quickstart test check clean
+
+help:
+	@echo "make setup       Python 3.10 and every dependency, pinned, in .venv"
+	@echo "make quickstart  draws a dataset, trains on it with two ranks, evaluates, detects, exports: $(RUN)"
+	@echo "make test        all tests"
+	@echo "make check       linter, formatter, types"
+	@echo "make clean       removes .venv and the caches; runs and weights stay"
+
+setup: .venv/.installed
+
+.venv/.installed: .ci/venv setup.py requirements-dev.txt requirements-mpi.txt
+	sh .ci/venv .venv
+	$(PYTHON) -m pip install --requirement requirements-dev.txt
+	mpirun --version 2>/dev/null | grep -q "Open MPI" || \
+		$(PYTHON) -m pip install --requirement requirements-mpi.txt
+	$(PYTHON) -m pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: setup
+	rm -rf $(RUN)
+	$(PYTHON) -m pointdet.data.shapes $(RUN)/data
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(MPIRUN) -n 2 $(PYTHON) src/main.py ctdet \
+		--train-config cfg/quickstart.yaml --data_dir $(RUN)/data -o $(RUN)
+	$(PYTHON) src/test.py ctdet --checkpoint $(RUN)/checkpoints/best --data_dir $(RUN)/data --split test \
+		--save_dir $(RUN)/evaluation
+	$(PYTHON) src/demo.py ctdet --checkpoint $(RUN)/checkpoints/best --demo $(RUN)/data/test --debug 1 \
+		--save_dir $(RUN)/demo
+	$(PYTHON) src/save_nnp.py ctdet --checkpoint $(RUN)/checkpoints/best --save_dir $(RUN)/export
+	@echo
+	@echo "data        $(RUN)/data"
+	@echo "checkpoint  $(RUN)/checkpoints/best"
+	@echo "evaluation  $(RUN)/evaluation"
+	@echo "pictures    $(RUN)/demo"
+	@echo "export      $(RUN)/export"
+
+test: setup
+	$(PYTHON) -m pytest tests
+
+check: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache src/pointdet.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package, and the ranges of what it needs; the exact versions stand in requirements*.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = re.search(r'^__version__ = "(.+)"$', Path("src/pointdet/__init__.py").read_text(), re.MULTILINE)[1]
+
+setup(
+    name="pointdet",
+    version=VERSION,
+    description="Object detection with keypoints on NNabla",
+    license="Apache-2.0",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    # NNabla 1.39 has wheels for Python 3.10 and no later one, and it pins numpy and protobuf.
+    python_requires=">=3.10,<3.11",
+    install_requires=[
+        "nnabla==1.39.0",
+        "numpy==1.26.*",
+        "protobuf==3.20.3",
+        "opencv-python-headless==4.11.*",  # 4.12 and later want numpy 2
+        "pydantic>=2.11,<3",
+        "PyYAML>=6,<7",
+        "h5py>=3.10,<4",
+        "tqdm>=4.66,<5",
+        "pillow>=10.1",
+        "mpi4py>=4.1,<5",  # ranks on CPUs; needs an Open MPI, the system's or requirements-mpi.txt
+        "faster-coco-eval==1.8.*",
+        "tensorboardX==2.6.*",
+    ],
+    extras_require={
+        "cuda120": ["nnabla-ext-cuda120==1.39.0"],
+        "onnx": ["onnx==1.17.0", "onnxruntime==1.23.2"],  # onnx 1.18 and later want protobuf 4
+        "dev": [
+            "pytest==9.2.*",
+            "pycocotools==2.0.*",  # the oracle of the AP tests
+            "ruff==0.17.*",
+            "mypy==2.4.*",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+)

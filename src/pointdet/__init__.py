@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PointDet: object detection with keypoints on NNabla."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Predictor"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: the loader's worker processes import this package and must not wake NNabla.
+    if name == "Predictor":
+        from pointdet.inference.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module 'pointdet' has no attribute {name!r}")

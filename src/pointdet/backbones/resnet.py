@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResNet (He et al., 2016) with three deconvolutions (Xiao et al., 2018): image -> one feature map at stride 4.
+
+Parameter names are those of the published NNabla CenterNet files.
+"""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+
+from pointdet.ops.layers import Mode, conv_norm, deconv_norm, max_pool
+
+# Depth -> residual units of the four stages, and whether they are bottlenecks.
+STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the width factor, as a multiple of 8."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
+def resnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.Variable]:
+    """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 256 * width channels at stride 4]."""
+    units, bottleneck = STAGES[num_layers]
+    with nn.parameter_scope("conv1"):
+        h = conv_norm(x, scaled(64, width), 7, mode, stride=2)
+    h = max_pool(h, mode)
+    for stage, count in enumerate(units):
+        for unit in range(count):
+            stride = 2 if stage > 0 and unit == 0 else 1
+            with nn.parameter_scope(f"res{stage + 1}/layer{unit + 1}"):
+                h = (_bottleneck if bottleneck else _basic)(h, scaled(64 << stage, width), stride, mode)
+    for k in range(1, 4):
+        with nn.parameter_scope(f"upsample{k}"):
+            h = deconv_norm(h, scaled(256, width), mode)
+    return [h]
+
+
+def _basic(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
+    with nn.parameter_scope("basicblock1"):
+        h = conv_norm(x, channels, 3, mode, stride=stride)
+    with nn.parameter_scope("basicblock2"):
+        h = conv_norm(h, channels, 3, mode, relu=False)
+    return F.relu(h + _shortcut(x, "basicblock_s", channels, stride, mode))
+
+
+def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
+    with nn.parameter_scope("bottleneck1"):
+        h = conv_norm(x, channels, 1, mode)
+    with nn.parameter_scope("bottleneck2"):
+        h = conv_norm(h, channels, 3, mode, stride=stride)
+    with nn.parameter_scope("bottleneck3"):
+        h = conv_norm(h, 4 * channels, 1, mode, relu=False)
+    return F.relu(h + _shortcut(x, "bottleneck_s", 4 * channels, stride, mode))
+
+
+def _shortcut(x: nn.Variable, scope: str, channels: int, stride: int, mode: Mode) -> nn.Variable:
+    """The input itself, or its 1x1 projection where channels or size change (type B)."""
+    if x.shape[mode.channel_axis] == channels and stride == 1:
+        return x
+    with nn.parameter_scope(f"{scope}/shortcut_conv"):
+        return conv_norm(x, channels, 1, mode, stride=stride, relu=False)

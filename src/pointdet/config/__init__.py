@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The schema of every YAML key, and the way from YAML to a validated Config."""

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML file -> overrides -> Config; every mistake is one sentence with the file, the line and the nearest right key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pointdet.config.schema import Config
+from pointdet.errors import PointDetError
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The validated configuration of a YAML file with ``key.of.section=value`` overrides applied on top.
+
+    Errors: PointDetError for a file that cannot be read, an unknown key, a wrong type or a value out of bounds.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PointDetError(
+            f"cannot read the config {path}: {error.strerror}; give an existing YAML file"
+        ) from None
+    except UnicodeDecodeError:
+        raise PointDetError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PointDetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise PointDetError(f"{path} holds no settings; it must be a mapping of sections such as `dataset:`")
+    lines = _lines(node, path.name)
+    for override in overrides:
+        _apply(values, override, lines)
+    return validate(values, str(path), lines)
+
+
+def validate(values: dict[str, Any], source: str, lines: dict[tuple[str, ...], str] | None = None) -> Config:
+    """A Config of plain values, or PointDetError naming `source`."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise PointDetError(_sentence(error, source, lines or {})) from None
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with ``key.of.section=value`` overrides applied on top. Errors: as `load`."""
+    values = config.model_dump(mode="json")
+    lines: dict[tuple[str, ...], str] = {}
+    for text in overrides:
+        _apply(values, text, lines)
+    return validate(values, "the configuration", lines)
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _apply(values: dict[str, Any], override: str, lines: dict[tuple[str, ...], str]) -> None:
+    key, equals, text = override.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        raise PointDetError(f"--set {override!r} is not of the form section.key=value")
+    section = values
+    for name in path[:-1]:
+        if section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+        if not isinstance(section, dict):
+            raise PointDetError(f"--set {override!r}: {name} is a value, not a section")
+    try:
+        section[path[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise PointDetError(f"--set {override!r}: the value is not valid YAML") from None
+    for length in range(1, len(path) + 1):
+        lines.setdefault(path[:length], f"--set {override}")
+    lines[path] = f"--set {override}"
+
+
+def _lines(node: yaml.Node | None, source: str, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """Key path -> "line N" for every key of the YAML text."""
+    found: dict[tuple[str, ...], str] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            if here in found:
+                raise PointDetError(
+                    f"{source}, line {key.start_mark.line + 1}: the key {'.'.join(here)} stands twice; "
+                    "remove one"
+                )
+            found[here] = f"line {key.start_mark.line + 1}"
+            found.update(_lines(value, source, here))
+    return found
+
+
+def _sentence(error: ValidationError, source: str, lines: dict[tuple[str, ...], str]) -> str:
+    """The first mistake in words."""
+    first = error.errors()[0]
+    path = tuple(str(part) for part in first["loc"])
+    where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), "")
+    place = f"{source}, {where}" if where else source
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
+        return f"{place}: unknown key {key}; {hint}"
+    if first["type"] == "missing":
+        return f"{place}: the key {key} is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
+    return f"{place}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    model: Any = Config
+    for name in path:
+        field = (
+            model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        )
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return list(model.model_fields) if model is not None else []

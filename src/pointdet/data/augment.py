@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image and boxes -> Sample: one random View and one random colour matrix, after CenterNet (Zhou et al., 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pointdet.config import schema
+from pointdet.geometry import View
+from pointdet.structures import Annotation, Sample
+
+Pixels = npt.NDArray[np.uint8]
+Colour = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float64]
+
+CROP_BORDER = 128  # pixels of the image; the centre of a crop stays that far inside, less in small images
+MIN_SCALE = 0.1  # of the window drawn; with augment.scale 1 it could be nothing at all
+GREY = np.array([0.114, 0.587, 0.299])  # OpenCV's weights of B, G, R
+
+# ImageNet's principal colour components (Krizhevsky et al., 2012), rows as the published detectors apply them to BGR.
+LIGHTING_DEVIATIONS = np.array([0.2141788, 0.01817699, 0.00341571])
+LIGHTING_AXES = np.array(
+    [
+        [-0.58752847, -0.69563484, 0.41340352],
+        [-0.5832747, 0.00994535, -0.81221408],
+        [-0.56089297, 0.71832671, 0.41158938],
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The whole image without any chance: for validation losses and previews."""
+
+    input: schema.Input
+    channels: int = 3
+
+    def __call__(
+        self, image: Pixels, annotation: Annotation, rng: np.random.Generator, out: Pixels | None = None
+    ) -> Sample:
+        """As Augmenter's; `rng` is not touched."""
+        height, width = image.shape[:2]
+        view = View.fit(height, width, self.input.height, self.input.width)
+        colour = normalisation(self.input, self.channels)
+        return Sample(view.warp(image, out), colour, _moved(annotation, view), view)
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """Random crop (or shift and scale), mirror, colour jitter and lighting."""
+
+    augment: schema.Augment
+    input: schema.Input
+    channels: int = 3
+
+    def __call__(
+        self, image: Pixels, annotation: Annotation, rng: np.random.Generator, out: Pixels | None = None
+    ) -> Sample:
+        """One training sample of an image (h, w, 3) and its boxes_image; `out` (H, W, 3) receives the pixels.
+
+        boxes_input are not clipped: the codec knows what it cannot see.
+        """
+        height, width = image.shape[:2]
+        view = self.draw_view(height, width, rng)
+        pixels = view.warp(image, out)
+        jitter = self.draw_jitter(pixels, rng) if self.augment.colour else np.eye(3, 4)
+        colour = _colour(self.input, self.channels, jitter)
+        return Sample(pixels, colour, _moved(annotation, view), view)
+
+    def draw_view(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """The window of one sample of an image of that size."""
+        settings = self.augment
+        scale = min(self.input.height / height, self.input.width / width)
+        if settings.crop:
+            scale /= rng.choice(settings.crop_scales)
+            left, top = crop_border(width), crop_border(height)
+            centre = (float(rng.integers(left, width - left)), float(rng.integers(top, height - top)))
+        else:
+            shift = np.clip(rng.standard_normal(2) * settings.shift, -2 * settings.shift, 2 * settings.shift)
+            centre_x, centre_y = np.array([width, height]) / 2 + max(height, width) * shift
+            centre = (float(centre_x), float(centre_y))
+            noise = np.clip(rng.standard_normal() * settings.scale, -settings.scale, settings.scale)
+            scale /= max(1 + float(noise), MIN_SCALE)
+        mirrored = bool(rng.random() < settings.flip)
+        return View.centred(centre, float(scale), self.input.height, self.input.width, mirrored)
+
+    def draw_jitter(self, image: Pixels, rng: np.random.Generator) -> Matrix:
+        """(3, 4): brightness, contrast and saturation in random order, then lighting; BGR in [0, 1] -> BGR.
+
+        Contrast and saturation blend with the grey of the image as it came, so all of them are affine in the pixel.
+        """
+        grey = np.append(GREY, 0.0)
+        grey_mean = float(GREY @ cv2.mean(image)[:3]) / 255
+        jitter = np.eye(3, 4)
+        for kind in rng.permutation(3):
+            factor = 1 + rng.uniform(-self.augment.colour, self.augment.colour)
+            jitter *= factor
+            if kind == 1:  # contrast
+                jitter[:, 3] += (1 - factor) * grey_mean
+            elif kind == 2:  # saturation
+                jitter += (1 - factor) * grey
+        noise = rng.standard_normal(3) * self.augment.lighting
+        jitter[:, 3] += LIGHTING_AXES @ (LIGHTING_DEVIATIONS * noise)
+        return jitter
+
+
+def normalisation(input: schema.Input, channels: int) -> Colour:
+    """(channels, 4): BGR uint8 -> what the network is fed, in the order it is fed; a fourth channel is zero."""
+    return _colour(input, channels, np.eye(3, 4))
+
+
+def crop_border(size: int) -> int:
+    """How far from the edge the centre of a crop stays: 128 halved until both borders leave room between them."""
+    border = CROP_BORDER
+    while 2 * border >= size:
+        border //= 2
+    return border
+
+
+def _colour(input: schema.Input, channels: int, jitter: Matrix) -> Colour:
+    """Normalisation after `jitter` (3, 4), which maps BGR in [0, 1]."""
+    fed = jitter[::-1] if input.colour_order == "rgb" else jitter
+    normalised = fed.copy()
+    normalised[:, 3] -= input.mean
+    normalised /= np.array(input.std)[:, None]
+    normalised[:, :3] /= 255
+    colour = np.zeros((channels, 4), np.float32)
+    colour[:3] = normalised
+    return colour
+
+
+def _moved(annotation: Annotation, view: View) -> Annotation:
+    boxes = view.boxes_to_input(annotation.boxes)
+    return Annotation(boxes, annotation.labels, annotation.ignore, annotation.areas)

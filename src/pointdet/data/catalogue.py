@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dataset section of the configuration -> Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pointdet.config import schema
+from pointdet.data.coco import read_coco
+from pointdet.data.voc import read_voc
+from pointdet.errors import PointDetError
+from pointdet.structures import Dataset
+
+SplitName = Literal["train", "val", "test"]
+
+
+def read_dataset(
+    config: schema.Dataset, split_name: SplitName, class_names: Sequence[str] | None = None
+) -> Dataset:
+    """One split. `class_names` are those of the train split or of the checkpoint, in label order; they are needed
+    for val and test of a VOC dataset, whose files do not list the classes.
+
+    Errors: PointDetError where the section, the files or the images are not in order.
+    """
+    if config.data_dir is None:
+        raise PointDetError("the data folder is not given; add --data_dir or dataset.data_dir")
+    data_dir = Path(config.data_dir)
+    if not data_dir.is_dir():
+        raise PointDetError(f"the data folder {data_dir} does not exist; mend --data_dir or dataset.data_dir")
+    split: schema.Split | None = getattr(config, split_name)
+    if split is None:
+        raise PointDetError(f"the configuration has no dataset.{split_name}; add it with its `annotations`")
+    names = class_names if class_names is not None else config.class_names
+    name = f"{config.dataset}_{split_name}"
+    if config.format == "coco":
+        dataset = read_coco(name, data_dir, split, names)
+    else:
+        if names is None and split_name != "train":
+            raise PointDetError(
+                f"the classes of dataset.{split_name} are those of the train split; list them in dataset.class_names"
+            )
+        dataset = read_voc(name, data_dir, split, names, selection=config.class_names is not None)
+    if not any(len(record.annotation) for record in dataset.records):
+        raise PointDetError(
+            f"dataset.{split_name} ({', '.join(split.annotations)}) has no object to find; give other files"
+        )
+    return dataset

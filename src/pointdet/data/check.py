@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this dataset sane? Every image is opened, every box is counted; printed by main.py --check-data."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pointdet.data.images import ImageFault, read_image
+from pointdet.structures import Dataset, Record
+
+SMALL, MEDIUM = 32**2, 96**2  # pixels^2, the bounds of COCO's size classes
+NAMED = 10  # faults printed
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """The objects of one class."""
+
+    name: str
+    images: int
+    objects: int
+    ignored: int  # of these, crowd or difficult
+    small: int
+    medium: int
+    large: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found; as text it is a table."""
+
+    name: str
+    images: int
+    classes: tuple[ClassCounts, ...]
+    sides: tuple[float, float, float]  # pixels: 1st percentile, median, 99th of the square root of box areas
+    most_objects: int  # in one image
+    without_objects: int  # images
+    duplicate_images: int  # records that name the file of an earlier one
+    duplicate_objects: int  # same image, class and box as an earlier one
+    faults: tuple[str, ...]  # images that cannot be used, each with its reason
+
+    def __str__(self) -> str:
+        total = ClassCounts("all", self.images - self.without_objects, *self._sums())
+        width = max(len(counts.name) for counts in (*self.classes, total))
+        head = f"{'class':<{width}} {'images':>8} {'objects':>8} {'ignored':>8} {'small':>8} {'medium':>8} {'large':>8}"
+        lines = [f"{self.name}: {self.images} images", "", head]
+        for c in (*self.classes, total):
+            numbers = (c.images, c.objects, c.ignored, c.small, c.medium, c.large)
+            lines.append(f"{c.name:<{width}} " + " ".join(f"{number:>8}" for number in numbers))
+        empty = [counts.name for counts in self.classes if counts.objects == 0]
+        lines += [
+            "",
+            "box side (root of area): 1 % below {:.0f}, median {:.0f}, 1 % above {:.0f} pixels".format(
+                *self.sides
+            ),
+            f"most objects in one image: {self.most_objects}",
+            f"images without objects: {self.without_objects}",
+            f"classes without objects: {', '.join(empty) or 'none'}",
+            f"images listed again: {self.duplicate_images}",
+            f"objects listed again: {self.duplicate_objects}",
+            f"images that cannot be used: {len(self.faults)}",
+        ]
+        lines += [f"  {fault}" for fault in self.faults[:NAMED]]
+        if len(self.faults) > NAMED:
+            lines.append(f"  and {len(self.faults) - NAMED} more")
+        return "\n".join(lines)
+
+    def _sums(self) -> tuple[int, int, int, int, int]:
+        def total(field: str) -> int:
+            return sum(getattr(counts, field) for counts in self.classes)
+
+        return total("objects"), total("ignored"), total("small"), total("medium"), total("large")
+
+
+def check_dataset(dataset: Dataset) -> Report:
+    """Reads every image, on all cores."""
+    annotations = [record.annotation for record in dataset.records]
+    labels = np.concatenate([a.labels for a in annotations])
+    boxes = np.concatenate([a.boxes for a in annotations])
+    areas = np.concatenate([a.areas for a in annotations])
+    ignore = np.concatenate([a.ignore for a in annotations])
+    images = np.repeat(np.arange(len(dataset)), [len(a) for a in annotations])
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
+    low, median, high = np.percentile(sides, (1, 50, 99)).tolist() if len(sides) else (0.0, 0.0, 0.0)
+
+    def count(chosen: npt.NDArray[np.bool_], name: str) -> ClassCounts:
+        area = areas[chosen]
+        return ClassCounts(
+            name=name,
+            images=len(np.unique(images[chosen])),
+            objects=int(chosen.sum()),
+            ignored=int(ignore[chosen].sum()),
+            small=int((area < SMALL).sum()),
+            medium=int(((area >= SMALL) & (area < MEDIUM)).sum()),
+            large=int((area >= MEDIUM).sum()),
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = tuple(fault for fault in pool.map(_fault, dataset.records) if fault is not None)
+    paths = Counter(record.image_path for record in dataset.records)
+    rows = np.column_stack([images, labels, boxes])
+    return Report(
+        name=dataset.name,
+        images=len(dataset),
+        classes=tuple(count(labels == label, name) for label, name in enumerate(dataset.class_names)),
+        sides=(low, median, high),
+        most_objects=max(map(len, annotations)),
+        without_objects=sum(len(a) == 0 for a in annotations),
+        duplicate_images=len(dataset) - len(paths),
+        duplicate_objects=len(rows) - len(np.unique(rows, axis=0)),
+        faults=faults,
+    )
+
+
+def _fault(record: Record) -> str | None:
+    try:
+        read_image(record.image_path, record.height, record.width)
+    except ImageFault as fault:
+        return str(fault)
+    return None

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A drawn toy dataset in COCO's layout: python -m pointdet.data.shapes FOLDER. The same seed, the same bytes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.uint8]  # (h, w), 0 to 255: how much of a pixel the shape covers
+Points = npt.NDArray[np.float64]  # (n, 2) corners around the origin, |x|, |y| <= 1
+
+MIN_SIZE = 8  # pixels, longer side of a shape
+MAX_SHARE = 0.5  # of the image's shorter side
+MAX_OBJECTS = 8
+VISIBLE = 0.4  # an object of which less is seen is not annotated
+SUBPIXEL = 4  # bits of the fraction in OpenCV's drawing calls
+
+
+def _regular(corners: int, inner: float = 1.0) -> Points:
+    """A regular polygon, or with `inner` < 1 a star, whose first corner points up."""
+    count = corners if inner == 1.0 else 2 * corners
+    angles = np.arange(count) * 2 * np.pi / count - np.pi / 2
+    radii = np.where(np.arange(count) % 2, inner, 1.0)
+    points: Points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+    return points
+
+
+_BAR = 0.36  # half the width of the cross's arms
+_QUARTER = np.array([(-_BAR, -1), (_BAR, -1), (_BAR, -_BAR)])
+_TURN = np.array([(0, 1), (-1, 0)])
+
+OUTLINES: dict[str, Points] = {
+    "circle": _regular(64),
+    "square": np.array([(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]),
+    "triangle": _regular(3),
+    "star": _regular(5, inner=0.45),
+    "cross": np.concatenate([_QUARTER @ np.linalg.matrix_power(_TURN, turn) for turn in range(4)]),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawn object."""
+
+    label: int
+    mask: Mask  # (H, W) of the whole image, as if nothing lay before it
+    box_image: tuple[float, float, float, float]  # tight around the pixels it covers
+
+
+def draw_shapes(
+    folder: str | Path, images: int, seed: int, height: int = 256, width: int = 256, split: str = "train"
+) -> None:
+    """Write `images` pictures into folder/split and their annotations into folder/annotations/instances_split.json.
+
+    Objects are 8 pixels to half the image large, on noisy backgrounds, and cover one another: one that is mostly
+    hidden is left out of the annotation.
+    """
+    folder = Path(folder)
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    entries: list[dict[str, object]] = []
+    objects: list[dict[str, object]] = []
+    for index in range(images):
+        picture, shapes = draw_picture(np.random.default_rng([seed, index]), height, width)
+        name = f"{index:06d}.jpg"
+        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        (folder / split / name).write_bytes(encoded.tobytes())
+        entries.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+        for shape in shapes:
+            x1, y1, x2, y2 = shape.box_image
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": index + 1,
+                    "category_id": shape.label + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(np.count_nonzero(shape.mask > 127)),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(OUTLINES)]
+    content = {"images": entries, "annotations": objects, "categories": categories}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[Pixels, list[Shape]]:
+    """One picture (height, width, 3) BGR and what can be seen on it."""
+    picture = _background(rng, height, width)
+    shapes: list[Shape] = []
+    for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+        shape = _place(rng, height, width)
+        left, top, right, bottom = (int(side) for side in shape.box_image)
+        window = slice(top, bottom + 2), slice(left, right + 2)
+        share = shape.mask[window][..., None].astype(np.float32) / 255
+        fill = _texture(rng, *share.shape[:2])
+        picture[window] = (picture[window] * (1 - share) + fill * share + 0.5).astype(np.uint8)
+        shapes.append(shape)
+    return picture, _visible(shapes)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> Pixels:
+    """Soft clouds, stripes and grain."""
+    picture = _texture(rng, height, width).astype(np.float32)
+    for cells in (3, 9):
+        clouds = rng.normal(0, 20, (cells, cells, 3)).astype(np.float32)
+        picture += cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.float32]:
+    """(height, width, 3): a random colour with stripes of random strength and direction, and grain."""
+    colour = rng.uniform(20, 235, 3)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
+    y, x = np.ogrid[:height, :width]
+    stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period)) * rng.uniform(0, 30)
+    grain = rng.normal(0, 6, (height, width))
+    texture: npt.NDArray[np.float32] = np.clip(colour + (stripes + grain)[..., None], 0, 255).astype(
+        np.float32
+    )
+    return texture
+
+
+def _place(rng: np.random.Generator, height: int, width: int) -> Shape:
+    """A shape of random class, size, turn and stretch, wholly inside the image."""
+    label = int(rng.integers(len(OUTLINES)))
+    corners = list(OUTLINES.values())[label]
+    turn = rng.uniform(-0.35, 0.35)
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    corners = (corners * (1, rng.uniform(0.7, 1.0))) @ rotation
+    corners -= corners.min(axis=0)
+    # Small and large are equally likely by the logarithm, as in photographs.
+    size = np.exp(rng.uniform(np.log(MIN_SIZE), np.log(MAX_SHARE * min(height, width))))
+    corners *= (size - 1) / corners.max()
+    room = np.array([width - 1, height - 1]) - corners.max(axis=0)
+    corners += rng.uniform(0, 1, 2) * room
+    mask = np.zeros((height, width), np.uint8)
+    points = np.round(corners * (1 << SUBPIXEL)).astype(np.int32)
+    cv2.fillPoly(mask, [points], [255], cv2.LINE_AA, SUBPIXEL)
+    x1, y1 = corners.min(axis=0).tolist()
+    x2, y2 = corners.max(axis=0).tolist()
+    return Shape(label, mask, (round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)))
+
+
+def _visible(shapes: list[Shape]) -> list[Shape]:
+    """Those of which enough shows under the shapes drawn later."""
+    seen = []
+    covered: npt.NDArray[np.bool_] | None = None
+    for shape in reversed(shapes):
+        own = shape.mask > 127
+        covered = np.zeros_like(own) if covered is None else covered
+        if np.count_nonzero(own & ~covered) >= VISIBLE * np.count_nonzero(own):
+            seen.append(shape)
+        covered = covered | own
+    return seen[::-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="receives train/ val/ test/ and annotations/")
+    parser.add_argument("--train", type=int, default=400, help="training images")
+    parser.add_argument("--val", type=int, default=100, help="validation images")
+    parser.add_argument("--test", type=int, default=100, help="test images")
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    for number, (split, count) in enumerate((("train", args.train), ("val", args.val), ("test", args.test))):
+        draw_shapes(args.folder, count, 3 * args.seed + number, args.size, args.size, split)
+
+
+if __name__ == "__main__":
+    main()

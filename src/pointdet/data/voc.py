@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pascal VOC's image-set lists and XML files -> Dataset."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from pointdet.config.schema import Split
+from pointdet.data.records import ImageList, ObjectList, build_dataset, warn
+from pointdet.errors import PointDetError
+from pointdet.structures import Dataset
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SPELLING = 0.75  # likeness of two class names from which one is taken for a slip of the other
+
+
+@dataclass(frozen=True)
+class _Object:
+    name: str
+    box: tuple[float, ...]  # 0-based
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class _Image:
+    path: str
+    size: tuple[int, int]  # height, width; 0 where the file does not say
+    objects: list[_Object]
+
+
+def read_voc(
+    dataset_name: str, data_dir: Path, split: Split, class_names: Sequence[str] | None, selection: bool = True
+) -> Dataset:
+    """The image sets of a split, joined in their order. Annotations and JPEGImages lie beside ImageSets.
+
+    Boxes are 1-based in the files and 0-based here. Difficult objects are marked `ignore`. Labels follow the sorted
+    names found, or `class_names` where given: then objects of another name are left out, with a warning, or, where
+    `selection` is False, are an error. Image ids count from 0, category ids from 1.
+    Errors: PointDetError for a file that is absent or is not VOC XML, and for a misspelt class name.
+    """
+    if split.images is not None:
+        raise PointDetError(
+            "the VOC layout has its images in JPEGImages beside ImageSets; remove the key `images`"
+        )
+    entries = [entry for name in split.annotations for entry in _read_list(data_dir / name)]
+    once = list(dict.fromkeys(entries))
+    warn(len(entries) - len(once), "images are listed more than once: kept once", _again(entries))
+    folders = {root: _Folder(root) for root in dict.fromkeys(root for root, _ in once)}
+    images = [_read_xml(folders[root], stem) for root, stem in once]
+
+    found = sorted({item.name for image in images for item in image.objects})
+    names = found if class_names is None else list(class_names)
+    _check_names(names, found, split, selection)
+    if not names:
+        raise PointDetError(
+            f"{', '.join(split.annotations)}: no image of this split has an object; give other lists"
+        )
+    label_of = {name: label for label, name in enumerate(names)}
+    items = [(index, item) for index, image in enumerate(images) for item in image.objects]
+    others = [images[index].path for index, item in items if item.name not in label_of]
+    left_out = ", ".join(name for name in found if name not in label_of)
+    warn(len(others), f"objects of classes that are not in the class names ({left_out}) are left out", others)
+    items = [(index, item) for index, item in items if item.name in label_of]
+    return build_dataset(
+        dataset_name,
+        names,
+        range(1, len(names) + 1),
+        ImageList(
+            ids=range(len(images)),
+            paths=[image.path for image in images],
+            sizes=np.array([image.size for image in images], np.int64).reshape(-1, 2),
+        ),
+        ObjectList(
+            images=np.array([index for index, _ in items], np.int64),
+            boxes=np.array([item.box for _, item in items], np.float64).reshape(-1, 4),
+            labels=np.array([label_of[item.name] for _, item in items], np.int64),
+            ignore=np.array([item.difficult for _, item in items], np.bool_),
+            areas=np.full(len(items), np.nan),
+        ),
+    )
+
+
+class _Folder:
+    """The folder of one image set: where its annotations and images lie."""
+
+    def __init__(self, root: Path) -> None:
+        self.annotations = root / "Annotations"
+        self.images = root / "JPEGImages"
+        for folder in (self.annotations, self.images):
+            if not folder.is_dir():
+                raise PointDetError(
+                    f"{folder} does not exist; a VOC folder has ImageSets, Annotations and JPEGImages"
+                )
+        self.names = set(os.listdir(self.images))
+
+    def image(self, stem: str, filename: str | None) -> str:
+        """The image of an annotation: the one of its name, as the VOC devkit has it; else the one its XML names."""
+        candidates = [stem + extension for extension in EXTENSIONS]
+        candidates += [stem + extension.upper() for extension in EXTENSIONS]
+        if filename is not None:
+            candidates.append(filename)
+        return str(self.images / next((name for name in candidates if name in self.names), candidates[0]))
+
+
+def _read_list(path: Path) -> list[tuple[Path, str]]:
+    """(VOC folder, name without extension) of every line; a second column of -1, 0 or 1 is not read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise PointDetError(
+            f"cannot read the image set {path}: {error.strerror}; check the dataset section"
+        ) from None
+    entries = []
+    for line in lines:
+        stem, _, flag = line.strip().rpartition(" ")
+        if stem == "" or flag not in ("-1", "0", "1"):
+            stem = line
+        if stem.strip():
+            entries.append((path.parent.parent.parent, stem.strip()))
+    if not entries:
+        raise PointDetError(f"the image set {path} is empty; give a list of image names")
+    return entries
+
+
+def _again(entries: list[tuple[Path, str]]) -> list[str]:
+    seen: set[tuple[Path, str]] = set()
+    again = []
+    for entry in entries:
+        if entry in seen:
+            again.append(entry[1])
+        seen.add(entry)
+    return again
+
+
+def _check_names(names: list[str], found: list[str], split: Split, selection: bool) -> None:
+    lists = ", ".join(split.annotations)
+    others = [name for name in found if name not in names]
+    if others and not selection:
+        near = difflib.get_close_matches(others[0], names, n=1, cutoff=0.0)[0]
+        raise PointDetError(
+            f"{lists}: the class {others[0]!r} is not one of the {len(names)} classes trained (nearest: {near!r}); "
+            "mend the annotations, or list all classes in dataset.class_names"
+        )
+    for name in names:
+        like = difflib.get_close_matches(name, others, n=1, cutoff=SPELLING) if name not in found else []
+        if like:
+            raise PointDetError(
+                f"{lists}: there is no class {name!r}, but {like[0]!r}; mend dataset.class_names"
+            )
+
+
+def _read_xml(folder: _Folder, stem: str) -> _Image:
+    path = folder.annotations / f"{stem}.xml"
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+        size = (_size(root, "height"), _size(root, "width"))
+        objects = [_object(item) for item in root.iterfind("object")]
+    except OSError as error:
+        raise PointDetError(
+            f"cannot read the annotation {path}: {error.strerror}; add it or mend the list"
+        ) from None
+    except (ElementTree.ParseError, ValueError, OverflowError) as error:
+        raise PointDetError(f"{path} is not a VOC annotation: {error}; mend or replace it") from None
+    filename = root.findtext("filename")
+    return _Image(folder.image(stem, filename.strip() if filename else None), size, objects)
+
+
+def _size(root: ElementTree.Element, side: str) -> int:
+    return int(float(root.findtext(f"size/{side}") or 0))
+
+
+def _object(item: ElementTree.Element) -> _Object:
+    # Direct children only: the parts of a person have boxes, too.
+    name = (item.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an object has no name")
+    texts = [item.findtext(f"bndbox/{corner}") for corner in CORNERS]
+    if None in texts:
+        raise ValueError(f"an object {name!r} has no complete bndbox")
+    box = tuple(float(text or "nan") - 1.0 for text in texts)
+    return _Object(name, box, (item.findtext("difficult") or "0").strip() == "1")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes <-> maps of CenterNet: a peak at a box's centre, the size, the place of the centre in its cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pointdet.config.schema import CtDet
+from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
+from pointdet.structures import Annotation, Detections, Maps
+
+
+@dataclass(frozen=True)
+class CtDetCodec:
+    """`encode` makes targets of boxes, `decode` makes detections of the network's maps; one undoes the other.
+
+    Zhou et al., 2019, sections 3 and 4. Cell coordinates are input pixels / stride, both ways, with no shift
+    by half a cell.
+    """
+
+    num_classes: int
+    height: int  # of the network's input; only encode asks, decode takes maps of any size
+    width: int
+    max_objects: int
+    min_overlap: float
+    radius: Literal["published", "iou"]
+    stride: int = 4
+
+    @staticmethod
+    def of(detector: CtDet, num_classes: int, height: int, width: int) -> CtDetCodec:
+        """The codec of a configuration; `height`, `width` are those of the network's input."""
+        return CtDetCodec(
+            num_classes, height, width, detector.max_objects, detector.min_overlap, detector.radius
+        )
+
+    def target_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes, for one image, of the float32 arrays that `encode` fills.
+
+        heatmap (C, h, w). One row per object: size (M, 2), width and height in cells; offset (M, 2), x and y
+        of the centre from the corner of its cell; index (M,) of that cell, y * w + x; mask (M,), 0 in rows
+        without an object. positives (1,), the number of cells of the heatmap that equal 1.
+        """
+        return {
+            "heatmap": (self.num_classes, self.height // self.stride, self.width // self.stride),
+            "size": (self.max_objects, 2),
+            "offset": (self.max_objects, 2),
+            "index": (self.max_objects,),
+            "mask": (self.max_objects,),
+            "positives": (1,),
+        }
+
+    def encode(self, annotation: Annotation, targets: Maps) -> int:
+        """Fills `targets` from boxes_input; returns how many visible objects exceeded `max_objects`.
+
+        Boxes are cut to the map; one that then has no area is not visible and takes no row. The first
+        `max_objects` of the others, in the annotation's order, are learned.
+        """
+        for target in targets.values():
+            target.fill(0)
+        heatmap = targets["heatmap"]
+        height, width = heatmap.shape[1:]
+        corners_cells = (annotation.boxes / self.stride).reshape(-1, 2, 2)
+        corners_cells = np.clip(corners_cells, 0, np.array([width - 1, height - 1], np.float32))
+        sizes = corners_cells[:, 1] - corners_cells[:, 0]
+        visible = np.flatnonzero((sizes > 0).all(axis=1))
+        kept = visible[: self.max_objects]
+        sizes, labels = sizes[kept], annotation.labels[kept]
+        centres = corners_cells[kept].mean(axis=1)
+        cells = centres.astype(np.int64)
+        index = cells[:, 1] * width + cells[:, 0]
+
+        whole = np.ceil(sizes)
+        radii = gaussian_radius(whole[:, 1], whole[:, 0], self.min_overlap, self.radius).astype(np.int64)
+        for label, (x, y), radius in zip(labels.tolist(), cells.tolist(), radii.tolist(), strict=True):
+            draw_gaussian(heatmap[label], x, y, radius)
+        count = len(kept)
+        targets["size"][:count] = sizes
+        targets["offset"][:count] = centres - cells
+        targets["index"][:count] = index
+        targets["mask"][:count] = 1
+        targets["positives"][0] = len(set(zip(labels.tolist(), index.tolist(), strict=True)))
+        return len(visible) - count
+
+    def decode(self, maps: Maps, count: int) -> Detections:
+        """At most `count` detections, boxes_input, best first, from the maps of one image.
+
+        heatmap (C, h, w), probabilities; size (2, h, w), width and height, and offset (2, h, w), x and y, are
+        in cells.
+        """
+        labels, ys, xs, scores = peaks(maps["heatmap"], count)
+        centres = np.stack([xs, ys], axis=1) + maps["offset"][:, ys, xs].T
+        halves = maps["size"][:, ys, xs].T / 2
+        boxes_cells = np.concatenate([centres - halves, centres + halves], axis=1)
+        return Detections((boxes_cells * self.stride).astype(np.float32), labels, scores)
+
+    def merge_mirrored(self, maps: Maps, mirrored: Maps) -> Maps:
+        """The maps of one image, averaged with those of its mirror image.
+
+        The offset is the image's own: mirroring turns its x around.
+        """
+        return {
+            "heatmap": (maps["heatmap"] + mirrored["heatmap"][..., ::-1]) / 2,
+            "size": (maps["size"] + mirrored["size"][..., ::-1]) / 2,
+            "offset": maps["offset"],
+        }

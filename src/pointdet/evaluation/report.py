@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as a table for people, metrics and detections as files for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointdet.errors import PointDetError
+from pointdet.evaluation.metrics import Metrics, coco_entries
+from pointdet.structures import Dataset, Detections
+
+TITLES = {
+    "coco": "COCO box AP (IoU 0.50 to 0.95) in percent",
+    "voc07": "Pascal VOC 2007 mean AP (IoU above 0.5, 11 recalls) in percent",
+    "voc10": "Pascal VOC 2010 mean AP (IoU above 0.5, area under the curve) in percent",
+}
+
+
+def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
+    """The means in one row, then one row for each class; a dash where there was nothing to find."""
+    means = [name for name in metrics if "/" not in name]
+    columns = list(dict.fromkeys(name.split("/")[0] for name in metrics if "/" in name))
+    wide = max(len(name) for name in (*dataset.class_names, "class"))
+    lines = [
+        f"{dataset.name}, {len(dataset)} images: {TITLES[metric]}",
+        "",
+        " ".join(f"{name:>6}" for name in means),
+        " ".join(f"{_percent(metrics[name]):>6}" for name in means),
+        "",
+        f"{'class':<{wide}} " + " ".join(f"{name:>6}" for name in columns),
+    ]
+    for name in dataset.class_names:
+        values = " ".join(f"{_percent(metrics[f'{column}/{name}']):>6}" for column in columns)
+        lines.append(f"{name:<{wide}} {values}")
+    unmeasured = [name for name in dataset.class_names if math.isnan(metrics[f"AP/{name}"])]
+    if unmeasured:
+        lines += ["", f"No objects to find, so not part of the means: {', '.join(unmeasured)}."]
+    return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def write_metrics(path: Path, dataset: Dataset, metric: str, metrics: Metrics) -> None:
+    """``metrics.json``: fractions in full precision, null where there was nothing to find."""
+    values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+    document = {"dataset": dataset.name, "images": len(dataset), "metric": metric, "metrics": values}
+    write_text(path, json.dumps(document, indent=2) + "\n")
+
+
+def write_detections(path: Path, dataset: Dataset, detections: Sequence[Detections]) -> None:
+    """``detections.json`` in COCO's result format, one detection a line; boxes_image in dataset order."""
+    lines = [json.dumps(entry) for entry in coco_entries(dataset, detections)]
+    write_text(path, "[" + ",\n".join(lines) + "]\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """All of `text` under that name or, after a crash, what stood there before."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise PointDetError(f"cannot write {path}: {error.strerror}; choose another folder") from None

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""View (one affine map image <-> network input), box overlap and soft-NMS. NumPy and OpenCV only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class View:
+    """The window through which the network sees an image.
+
+    ``x_input = scale_x * x_image + shift_x``, likewise for y; scale_x is negative when the image is mirrored.
+    The image and its boxes go through the same numbers, and `boxes_to_image` is the way home.
+    """
+
+    height: int  # of the network's input
+    width: int
+    scale_x: float
+    scale_y: float
+    shift_x: float
+    shift_y: float
+
+    @staticmethod
+    def centred(
+        centre: tuple[float, float], scale: float, height: int, width: int, mirrored: bool = False
+    ) -> View:
+        """The image point `centre` (x, y) comes to the middle of the input, enlarged by `scale`."""
+        signed = -scale if mirrored else scale
+        return View(
+            height=height,
+            width=width,
+            scale_x=signed,
+            scale_y=scale,
+            shift_x=width / 2 - signed * centre[0],
+            shift_y=height / 2 - scale * centre[1],
+        )
+
+    @staticmethod
+    def fit(image_height: int, image_width: int, height: int, width: int, zoom: float = 1.0) -> View:
+        """The whole image as large as the input allows, times `zoom`, centred, padded with black.
+
+        For square inputs this is the published "fix_res" view, whose scale is input / longer side.
+        """
+        # The published code resizes by `zoom` to whole pixels first and centres that image.
+        centre = (int(image_width * zoom) / 2 / zoom, int(image_height * zoom) / 2 / zoom)
+        return View.centred(centre, zoom * min(height / image_height, width / image_width), height, width)
+
+    @staticmethod
+    def keep(image_height: int, image_width: int, zoom: float = 1.0, multiple: int = 32) -> View:
+        """The image at its own resolution times `zoom`, centred on black with sides of the next larger multiple.
+
+        The published "keep_res" view: a side that already is a multiple grows by one more.
+        """
+        zoomed_height, zoomed_width = int(image_height * zoom), int(image_width * zoom)
+        height = (zoomed_height // multiple + 1) * multiple
+        width = (zoomed_width // multiple + 1) * multiple
+        return View.centred(((zoomed_width // 2) / zoom, (zoomed_height // 2) / zoom), zoom, height, width)
+
+    def warp(
+        self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """The input image (height, width, 3): bilinear, black outside. `out` is written in place where given."""
+        matrix = np.array([[self.scale_x, 0, self.shift_x], [0, self.scale_y, self.shift_y]], np.float64)
+        warped = cv2.warpAffine(image, matrix, (self.width, self.height), dst=out, flags=cv2.INTER_LINEAR)
+        if out is not None and not np.shares_memory(warped, out):
+            raise ValueError("out must be a contiguous (height, width, 3) uint8 array of the view's size")
+        return np.asarray(warped, np.uint8)
+
+    def boxes_to_input(self, boxes_image: Floats) -> Floats:
+        """(N, 4) from image to input pixels."""
+        scale = np.array([self.scale_x, self.scale_y] * 2)
+        shift = np.array([self.shift_x, self.shift_y] * 2)
+        return self._ordered(boxes_image * scale + shift)
+
+    def boxes_to_image(self, boxes_input: Floats) -> Floats:
+        """(N, 4) from input to image pixels."""
+        scale = np.array([self.scale_x, self.scale_y] * 2)
+        shift = np.array([self.shift_x, self.shift_y] * 2)
+        return self._ordered((boxes_input - shift) / scale)
+
+    def _ordered(self, boxes: npt.NDArray[np.float64]) -> Floats:
+        """A mirrored view swaps left and right: x1 <= x2 again."""
+        return (boxes[:, [2, 1, 0, 3]] if self.scale_x < 0 else boxes).astype(np.float32)
+
+
+def overlaps(boxes: Floats, others: Floats, border: float = 0.0) -> npt.NDArray[np.float64]:
+    """(N, M) intersection over union; `border` 1 counts a box's last pixel into its size, as Pascal VOC does."""
+    a, b = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0]) + border
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1]) + border
+    common = np.maximum(width, 0) * np.maximum(height, 0)
+    area_a = (a[..., 2] - a[..., 0] + border) * (a[..., 3] - a[..., 1] + border)
+    area_b = (b[..., 2] - b[..., 0] + border) * (b[..., 3] - b[..., 1] + border)
+    union = area_a + area_b - common
+    iou: npt.NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return iou
+
+
+def soft_nms(
+    boxes: Floats, scores: Floats, sigma: float = 0.5, floor: float = 0.001
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Gaussian soft-NMS (Bodla et al., 2017) of one class: indices kept, best first, and their decayed scores.
+
+    Each box multiplies the scores of the boxes after it by exp(-iou^2 / sigma); below `floor` a box is dropped.
+    Overlaps count a box's last pixel, as the published routine does.
+    """
+    scores = scores.astype(np.float32).copy()
+    left = np.arange(len(scores))
+    kept: list[int] = []
+    while len(left):
+        best = int(np.argmax(scores[left]))
+        index = left[best]
+        kept.append(int(index))
+        left = np.delete(left, best)
+        iou = overlaps(boxes[index : index + 1], boxes[left], border=1.0)[0]
+        scores[left] *= np.exp(-(iou**2) / sigma).astype(np.float32)
+        left = left[scores[left] >= floor]
+    order = np.asarray(kept, np.int64)
+    return order, scores[order]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictor: image -> view -> network -> maps -> detections; the one way to detect anything in this house."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pointdet.config.schema import Input, Test
+from pointdet.errors import PointDetError
+from pointdet.geometry import View, soft_nms
+from pointdet.structures import Detections, Maps
+
+if TYPE_CHECKING:
+    from pointdet.detectors.base import Codec
+    from pointdet.inference.restore import Model
+
+Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
+Prepared = list[tuple[View, Image]]  # one image as the network sees it, at each scale
+Result = TypeVar("Result")
+
+
+class Network(Protocol):
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Maps:
+        """(B, H, W, 3) BGR, sides multiples of 32 -> maps (B, C, h, w); the next call may overwrite them."""
+
+
+class Predictor:
+    """Finds objects in images, at one or several scales, with or without the help of the mirror image."""
+
+    def __init__(
+        self, network: Network, codec: Codec, input: Input, test: Test, class_names: Sequence[str]
+    ) -> None:
+        self.network = network
+        self.codec = codec
+        self.input = input
+        self.test = test
+        self.class_names = tuple(class_names)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> Predictor:
+        """The predictor of a checkpoint folder, such as ``runs/mine/checkpoints/best``; device: cpu or cudnn.
+
+        Errors: PointDetError for a folder that is no whole checkpoint, or a device that does not work.
+        """
+        from pointdet.inference.restore import (
+            restore,
+        )  # wakes NNabla, which other users of this room do without
+        from pointdet.runtime import start
+
+        return cls.of(restore(Path(path), start(device)))
+
+    @classmethod
+    def of(cls, model: Model) -> Predictor:
+        """The predictor of a restored detector, as its configuration says."""
+        return cls(
+            model.network(), model.detector.codec, model.config.input, model.config.test, model.class_names
+        )
+
+    def __call__(self, image: Image) -> Detections:
+        """The objects of one BGR image: boxes_image, best first, at most test.max_detections.
+
+        Boxes may stick out of the image. Raises PointDetError where `image` is not (H, W, 3) uint8.
+        """
+        return self.predict([image])[0]
+
+    def predict(self, images: Sequence[Image]) -> list[Detections]:
+        """As a call, for several images; inputs of the same size share a forward pass."""
+        return self.detect([self.prepare(image) for image in images])
+
+    def prepare(self, image: Image) -> Prepared:
+        """The work before the network; threads may do it for the next images while the network runs."""
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+            given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise PointDetError(f"an image must be a BGR uint8 array (height, width, 3), not {given}")
+        views = [self._view(image.shape[0], image.shape[1], scale) for scale in self.test.scales]
+        return [(view, view.warp(image)) for view in views]
+
+    def detect(self, images: Sequence[Prepared]) -> list[Detections]:
+        """The work of the network and after it, for prepared images: what a call returns, for each."""
+        found = iter(self._run([window for windows in images for window in windows], self._decode))
+        return [self._merge([next(found) for _ in windows]) for windows in images]
+
+    def maps(self, image: Image) -> list[tuple[Image, Maps]]:
+        """What detections are read from, to be looked at: input image and maps (C, h, w) for each scale."""
+        windows = self.prepare(image)
+        maps = self._run(windows, lambda _, maps: {name: array.copy() for name, array in maps.items()})
+        return [(pixels, own) for (_, pixels), own in zip(windows, maps, strict=True)]
+
+    def _view(self, height: int, width: int, scale: float) -> View:
+        if self.test.keep_resolution:
+            return View.keep(height, width, scale)
+        return View.fit(height, width, self.input.height, self.input.width, scale)
+
+    def _run(self, windows: Prepared, read: Callable[[View, Maps], Result]) -> list[Result]:
+        """`read(view, maps)` of each window, in their order; inputs of the same size go in batches."""
+        same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, (_, pixels) in enumerate(windows):
+            same_size[pixels.shape].append(place)
+        results: dict[int, Result] = {}
+        step = self.test.batch_size
+        for places in same_size.values():
+            for batch in (places[start : start + step] for start in range(0, len(places), step)):
+                for place, maps in zip(batch, self._forward([windows[i][1] for i in batch]), strict=True):
+                    results[place] = read(windows[place][0], maps)
+        return [results[place] for place in range(len(windows))]
+
+    def _forward(self, inputs: Sequence[Image]) -> list[Maps]:
+        """The maps (C, h, w) of inputs of one size, from one pass; the mirror images join it if asked for."""
+        images = np.stack(inputs)
+        if self.test.flip:
+            images = np.concatenate([images, images[:, :, ::-1]])
+        batch = self.network(images)
+        maps = [{name: array[index] for name, array in batch.items()} for index in range(len(images))]
+        if not self.test.flip:
+            return maps
+        own, mirrored = maps[: len(inputs)], maps[len(inputs) :]
+        return [self.codec.merge_mirrored(*pair) for pair in zip(own, mirrored, strict=True)]
+
+    def _decode(self, view: View, maps: Maps) -> Detections:
+        found = self.codec.decode(maps, self.test.max_detections)
+        return Detections(view.boxes_to_image(found.boxes), found.labels, found.scores)
+
+    def _merge(self, parts: list[Detections]) -> Detections:
+        """The detections of all scales as one list, best first.
+
+        Several scales find the same object several times, so they always go through soft-NMS, class by class.
+        """
+        found = Detections.join(parts)
+        if len(parts) > 1 or self.test.soft_nms:
+            labels = np.unique(found.labels)
+            found = Detections.join([_suppress(found[found.labels == label]) for label in labels])
+        return found.best(self.test.max_detections)
+
+
+def _suppress(found: Detections) -> Detections:
+    """Soft-NMS of the detections of one class."""
+    order, scores = soft_nms(found.boxes, found.scores)
+    return Detections(found.boxes[order], found.labels[order], scores)

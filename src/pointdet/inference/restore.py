@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint folder or a bare parameter file -> a detector with its parameters, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pointdet.config.load import override, validate
+from pointdet.config.schema import Config
+from pointdet.data.augment import normalisation
+from pointdet.detectors import catalogue
+from pointdet.detectors.base import Detector
+from pointdet.errors import PointDetError
+from pointdet.inference.network import Network, build_graph
+from pointdet.runtime import Runtime
+from pointdet.weights import checkpoint as checkpoints
+from pointdet.weights import h5_file, published
+from pointdet.weights.fit import fit_all
+
+SwapHeads = Literal["ask", "yes", "no"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained detector and what it knows of itself."""
+
+    detector: Detector
+    config: Config
+    class_names: tuple[str, ...]
+    runtime: Runtime
+
+    def network(self) -> Network:
+        """The inference network; half precision where the config asks and the device has it."""
+        half = self.config.mixed_precision.mixed_precision and self.runtime.device != "cpu"
+        colour = normalisation(self.config.input, self.detector.image_channels)
+        return Network(self.detector, self.runtime, colour, half)
+
+
+def restore(
+    path: Path,
+    runtime: Runtime,
+    config: Config | None = None,
+    overrides: Sequence[str] = (),
+    swap_heads: SwapHeads = "ask",
+) -> Model:
+    """Load `path`.
+
+    A checkpoint folder knows its configuration and class names; `overrides` (section.key=value) change it. A bare
+    .h5 file, such as those published for NNabla's CenterNet example, needs `config` with dataset.class_names.
+    swap_heads: for .h5 files whose size and offset heads are exchanged (older than February 2023).
+    Errors: PointDetError for whatever does not fit.
+    """
+    if path.is_dir():
+        state = checkpoints.read_state(path)
+        config = override(validate(state["config"], f"{path}/state.json"), overrides)
+        class_names = tuple(state["class_names"])
+        arrays = h5_file.read(path / state["weights"])
+    elif path.suffix == ".h5":
+        if config is None:
+            raise PointDetError(
+                f"{path} is a bare parameter file and does not say what it is; add --dataset, --arch and "
+                "--num_layers, or --train-config"
+            )
+        if config.dataset.class_names is None:
+            raise PointDetError(
+                f"{path} does not know its classes; list them as dataset.class_names in the config"
+            )
+        class_names = config.dataset.class_names
+        arrays = _unswapped(h5_file.read(path), path, swap_heads)
+    else:
+        raise PointDetError(f"{path} is neither a checkpoint folder nor an .h5 file; give one of the two")
+    detector = catalogue.build(config, len(class_names))
+    # Any input shape makes all parameters; this small one is cheap to build and is never run.
+    build_graph(detector, runtime, half=False, shape=(1, 64, 64))
+    fit_all(arrays, detector.parameters(), detector.channel_last, detector.head.class_bias, str(path))
+    return Model(detector, config, class_names, runtime)
+
+
+def _unswapped(arrays: h5_file.Arrays, path: Path, swap_heads: SwapHeads) -> h5_file.Arrays:
+    if swap_heads == "ask" and published.heads_look_swapped(arrays):
+        raise PointDetError(
+            f"{path} seems to hold its size and offset heads exchanged, as files older than February 2023 do; add "
+            "--swap_heads yes to exchange them, or --swap_heads no to load it as it is"
+        )
+    return published.with_swapped_heads(arrays) if swap_heads == "yes" else arrays

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution, deconvolution, normalisation and pooling that know layout and mode, and name their parameters.
+
+Parameter paths below the current scope: ``conv/W``, ``conv/b``, ``deconv/W``, ``bn/{beta,gamma,mean,var}``. Shapes of
+W: NCHW (out, in, k, k), NHWC (out, k, k, in); deconvolution (in, out/groups, k, k) and (in, k, k, out/groups).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.random
+import numpy as np
+import numpy.typing as npt
+from nnabla.parameter import get_parameter_or_create
+
+Initialiser = Callable[[tuple[int, ...]], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a network is built."""
+
+    training: bool  # batch statistics that update the running ones, or the running ones
+    channel_last: bool = False
+    has_channel_last: bool = (
+        False  # the device's own functions take NHWC; else they are wrapped in transposes
+    )
+
+    @property
+    def channel_axis(self) -> int:
+        return 3 if self.channel_last else 1
+
+    @property
+    def wrapped(self) -> bool:
+        return self.channel_last and not self.has_channel_last
+
+
+def he_out(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """N(0, sqrt(2 / (k k out))) for NCHW weights (He et al., 2015, the fan of the output)."""
+    return nnabla.random.prng.normal(0, np.sqrt(2 / (shape[0] * shape[2] * shape[3])), shape)
+
+
+def uniform_in(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """U(+-1 / sqrt(fan_in)) for NCHW weights, what PyTorch calls its default."""
+    bound = 1 / np.sqrt(shape[1] * shape[2] * shape[3])
+    return nnabla.random.prng.uniform(-bound, bound, shape)
+
+
+def small_normal(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """N(0, 0.001)."""
+    return nnabla.random.prng.normal(0, 0.001, shape)
+
+
+def constant(value: float) -> Initialiser:
+    return lambda shape: np.full(shape, value)
+
+
+def weight(
+    scope: str, out_channels: int, in_channels: int, kernel: int, mode: Mode, init: Initialiser
+) -> nn.Variable:
+    """The parameter `scope`/W in the mode's layout; the values drawn do not depend on the layout."""
+    first = (out_channels, in_channels, kernel, kernel)
+    stored = (out_channels, kernel, kernel, in_channels) if mode.channel_last else first
+
+    def draw(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        values = init(first)
+        return values.transpose(0, 2, 3, 1) if mode.channel_last else values
+
+    return get_parameter_or_create(f"{scope}/W", stored, draw)
+
+
+def bias(scope: str, channels: int, init: Initialiser) -> nn.Variable:
+    """The parameter `scope`/b, (channels,)."""
+    return get_parameter_or_create(f"{scope}/b", (channels,), init)
+
+
+def convolve(
+    x: nn.Variable, w: nn.Variable, b: nn.Variable | None, mode: Mode, stride: int = 1
+) -> nn.Variable:
+    """Convolution with "same" padding of an odd kernel."""
+    kernel = w.shape[2]
+    pad, strides = (kernel // 2,) * 2, (stride,) * 2
+    if not mode.wrapped:
+        return F.convolution(x, w, b, pad=pad, stride=strides, channel_last=mode.channel_last)
+    return _to_last(F.convolution(_to_first(x), _to_first(w), b, pad=pad, stride=strides))
+
+
+def conv(
+    x: nn.Variable,
+    channels: int,
+    kernel: int,
+    mode: Mode,
+    *,
+    stride: int = 1,
+    init: Initialiser = he_out,
+    bias_init: Initialiser | None = None,
+) -> nn.Variable:
+    """`convolve` with the parameters conv/W and, where bias_init is given, conv/b."""
+    w = weight("conv", channels, x.shape[mode.channel_axis], kernel, mode, init)
+    b = bias("conv", channels, bias_init) if bias_init is not None else None
+    return convolve(x, w, b, mode, stride)
+
+
+def norm(x: nn.Variable, mode: Mode) -> nn.Variable:
+    """Batch normalisation over bn/{beta,gamma,mean,var}: eps 1e-5, running average 0.9."""
+    axis = mode.channel_axis
+    shape = tuple(x.shape[axis] if i == axis else 1 for i in range(4))
+    parameters = [
+        get_parameter_or_create(f"bn/{name}", shape, constant(value), need_grad=learnt)
+        for name, value, learnt in (
+            ("beta", 0, True),
+            ("gamma", 1, True),
+            ("mean", 0, False),
+            ("var", 1, False),
+        )
+    ]
+    return F.batch_normalization(
+        x, *parameters, axes=[axis], decay_rate=0.9, eps=1e-5, batch_stat=mode.training
+    )
+
+
+def conv_norm(
+    x: nn.Variable, channels: int, kernel: int, mode: Mode, *, stride: int = 1, relu: bool = True
+) -> nn.Variable:
+    """Convolution without bias, batch normalisation and, where asked, ReLU."""
+    h = norm(conv(x, channels, kernel, mode, stride=stride), mode)
+    return F.relu(h) if relu else h
+
+
+def deconv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
+    """Deconvolution 4x4, stride 2, N(0, 0.001) without bias, batch normalisation, ReLU: twice the size."""
+    w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, small_normal)
+    if mode.wrapped:
+        h = _to_last(F.deconvolution(_to_first(x), _to_first(w), pad=(1, 1), stride=(2, 2)))
+    else:
+        h = F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
+    return F.relu(norm(h, mode))
+
+
+def max_pool(x: nn.Variable, mode: Mode) -> nn.Variable:
+    """3x3, stride 2, pad 1."""
+    if mode.wrapped:
+        return _to_last(F.max_pooling(_to_first(x), (3, 3), (2, 2), pad=(1, 1)))
+    return F.max_pooling(x, (3, 3), (2, 2), pad=(1, 1), channel_last=mode.channel_last)
+
+
+def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
+    """uint8 images (B, H, W, 3) through one affine colour matrix each, (B, C, 4), to the network's layout.
+
+    One small matrix product per image does jitter, normalisation, channel order and layout at once.
+    """
+    b, height, width, _ = images.shape
+    c = matrix.shape[1]
+    pixels = F.reshape(images, (b, height * width, 3))
+    linear = F.slice(matrix, start=(0, 0, 0), stop=(b, c, 3))
+    shift = F.slice(matrix, start=(0, 0, 3), stop=(b, c, 4))
+    if mode.channel_last:
+        mixed = F.batch_matmul(pixels, linear, transpose_b=True) + F.reshape(shift, (b, 1, c))
+        return F.reshape(mixed, (b, height, width, c))
+    mixed = F.batch_matmul(linear, pixels, transpose_b=True) + shift
+    return F.reshape(mixed, (b, c, height, width))
+
+
+def to_first(x: nn.Variable, mode: Mode) -> nn.Variable:
+    """A map in the mode's layout as NCHW."""
+    return _to_first(x) if mode.channel_last else x
+
+
+def _to_first(x: nn.Variable) -> nn.Variable:
+    return F.transpose(x, (0, 3, 1, 2))
+
+
+def _to_last(x: nn.Variable) -> nn.Variable:
+    return F.transpose(x, (0, 2, 3, 1))

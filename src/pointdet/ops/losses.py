@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Terms of keypoint losses on logits and gathered cells; divisors are given, so that ranks can share them."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+
+
+def heatmap_focal(
+    logits: nn.Variable, heatmap: nn.Variable, weight: nn.Variable, positives: nn.Variable
+) -> nn.Variable:
+    """Focal loss of a Gaussian heatmap (Law & Deng, 2018, eq. 1; alpha 2, beta 4), divided by `positives`.
+
+    logits, heatmap: (B, C, h, w); a cell of exactly 1 is a positive. weight: (B,), 0 leaves an image out.
+    Both logarithms come from the logit, so nothing is clamped and no gradient dies at saturated cells.
+    """
+    p = F.sigmoid(logits)
+    positive = F.equal_scalar(heatmap, 1)
+    hit = positive * F.pow_scalar(1 - p, 2) * F.log_sigmoid(logits)
+    miss = F.pow_scalar(1 - heatmap, 4) * F.pow_scalar(p, 2) * F.log_sigmoid(-1 * logits)
+    per_image = F.sum(hit + miss, axis=(1, 2, 3))
+    return F.sum(per_image * weight) / (-1 * F.maximum_scalar(positives, 1))
+
+
+def gather_cells(maps: nn.Variable, index: nn.Variable) -> nn.Variable:
+    """(B, K, h, w) read at cells index (B, M), y * w + x -> (B, M, K)."""
+    b, k, height, width = maps.shape
+    cells = F.gather(F.reshape(maps, (b, k, height * width)), index, axis=2, batch_dims=1)
+    return F.transpose(cells, (0, 2, 1))
+
+
+def masked_l1(
+    predicted: nn.Variable, target: nn.Variable, mask: nn.Variable, objects: nn.Variable
+) -> nn.Variable:
+    """Sum of |predicted - target| over (B, M, K) where mask (B, M) is 1, divided by 2 * objects + 1e-4.
+
+    The factor 2 (the mean over two coordinates) is in all published losses.
+    """
+    distance = F.absolute_error(predicted, target)
+    per_object = F.sum(distance, axis=2)
+    return F.sum(per_object * mask) / (2 * objects + 1e-4)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training graph: built once with fixed shapes, fed by name."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import numpy as np
+import numpy.typing as npt
+
+from pointdet.config.schema import Config
+from pointdet.detectors.base import Detector
+from pointdet.ops.layers import Mode
+from pointdet.runtime import Runtime
+from pointdet.structures import Batch
+
+
+class TrainingGraph:
+    """Images and targets of one rank's batch -> loss terms, and their gradients."""
+
+    def __init__(self, config: Config, detector: Detector, runtime: Runtime, training: bool = True) -> None:
+        """`training` False uses running statistics, so that images do not influence each other."""
+        batch, height, width = config.train.batch_size, config.input.height, config.input.width
+        self.inputs = {
+            "image": nn.Variable((batch, height, width, 3)),
+            "colour": nn.Variable((batch, detector.image_channels, 4)),
+            "weight": nn.Variable((batch,)),
+        }
+        self._dtypes = {name: np.uint8 if name == "image" else np.float32 for name in self.inputs}
+        for name, shape in detector.codec.target_shapes().items():
+            self.inputs[name] = nn.Variable((batch, *shape))
+            self._dtypes[name] = np.float32
+        self._divisors = {name: nn.Variable(()) for name in detector.loss.divisors}
+        mode = Mode(training, detector.channel_last, runtime.has_channel_last)
+        with nn.context_scope(runtime.context()):
+            stacks = detector.outputs(
+                self.inputs["image"],
+                self.inputs["colour"],
+                mode,
+                runtime.context(config.mixed_precision.mixed_precision),
+            )
+            self.terms = detector.loss(stacks, self.inputs, self._divisors)
+        for term in self.terms.values():
+            term.persistent = True
+
+    def forward(self, batch: Batch, divisors: npt.NDArray[np.float64]) -> dict[str, float]:
+        """Feed and run; the terms by name. `divisors` in the loss's order, of all ranks and passes together."""
+        for name, variable in self.inputs.items():
+            variable.data.cast(self._dtypes[name])[...] = batch[name]
+        for variable, value in zip(self._divisors.values(), divisors, strict=True):
+            variable.d[...] = value
+        self.terms["total"].forward(clear_no_need_grad=True)
+        return {name: float(term.d) for name, term in self.terms.items()}
+
+    def backward(self, scale: float, callback: object | None) -> None:
+        """Add this batch's gradients, times `scale`, to the parameters' gradients."""
+        self.terms["total"].backward(scale, clear_buffer=True, communicator_callbacks=callback)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One record per interval or validation -> log line, CSV, TensorBoard and NNabla's monitor files."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+logger = logging.getLogger("pointdet")
+
+
+def log_to(folder: Path | None, rank: int) -> None:
+    """Send the program's log to the console and, where given, to folder/log.txt; ranks above 0 only warn."""
+    root = logging.getLogger("pointdet")
+    root.propagate = False
+    root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(console)
+    if folder is not None and rank == 0:
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        root.addHandler(file)
+
+
+class Journal:
+    """The numbers of a run, written once and readable in three ways.
+
+    journal.csv has a row for every record, in full precision; monitor/ a series for every number, which
+    ``nnabla_cli plot_series`` draws; events.* are TensorBoard's. What a killed run wrote after its last checkpoint
+    is removed on resume, so every step stands once.
+    """
+
+    def __init__(self, folder: Path, columns: Sequence[str], step: int) -> None:
+        """`columns`: the numbers beside epoch and step. `step`: the updates already done, 0 for a fresh run."""
+        self._columns = ["epoch", "step", *columns]
+        self._csv = folder / "journal.csv"
+        self._monitor = folder / "monitor"
+        self._monitor.mkdir(exist_ok=True)
+        rows = self._rows_until(step)
+        with self._csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        for series in self._monitor.glob("*.series.txt"):
+            lines = [line for line in series.read_text().splitlines() if int(line.split()[0]) <= step]
+            series.write_text("".join(line + "\n" for line in lines))
+        self._board = SummaryWriter(str(folder), purge_step=step + 1, write_to_disk=True)
+
+    def _rows_until(self, step: int) -> list[dict[str, str]]:
+        if step == 0 or not self._csv.exists():
+            return []
+        with self._csv.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) <= step]
+
+    def write(self, epoch: int, step: int, numbers: dict[str, float]) -> None:
+        """One record: the numbers known at the end of update `step`."""
+        with self._csv.open("a", newline="", encoding="utf-8") as file:
+            row = {"epoch": epoch, "step": step, **{name: repr(float(v)) for name, v in numbers.items()}}
+            csv.DictWriter(file, self._columns).writerow(row)
+        for name, value in numbers.items():
+            with (self._monitor / f"{name}.series.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{step} {value:.9g}\n")
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def environment(runtime_line: str) -> str:
+    """Device, command and versions of this run, for environment.txt."""
+    versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
+    lines = [
+        runtime_line,
+        f"Python {platform.python_version()}, {os.cpu_count()} CPU cores",
+        shlex.join(sys.argv),
+        "",
+    ]
+    return "\n".join([*lines, *versions]) + "\n"

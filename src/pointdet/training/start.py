@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run begins: its folder, its log, and the parameters it starts from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import nnabla as nn
+
+from pointdet.backbones.catalogue import imagenet_file
+from pointdet.config import load
+from pointdet.config.schema import Config
+from pointdet.detectors import catalogue
+from pointdet.errors import PointDetError
+from pointdet.inference.network import build_graph
+from pointdet.inference.restore import Model
+from pointdet.runtime import Runtime
+from pointdet.training.journal import environment, log_to
+from pointdet.weights import checkpoint as checkpoints
+from pointdet.weights import h5_file
+from pointdet.weights.fit import fit
+
+logger = logging.getLogger("pointdet")
+
+
+def open_folder(folder: Path, resume: bool, config: Config, runtime: Runtime) -> Path | None:
+    """Make the run folder with config.yaml, environment.txt and log.txt; the checkpoint to resume, or None.
+
+    Errors: PointDetError when a run would be overwritten, when there is nothing to resume, or without permission.
+    """
+    last = None
+    if runtime.ranks.rank == 0:
+        last = checkpoints.find(folder / "checkpoints" / "last")
+        if resume and last is None:
+            raise PointDetError(f"there is no checkpoint to resume in {folder}; start without --resume")
+        if last is not None and not resume:
+            raise PointDetError(
+                f"{folder} already holds a run; add --resume to continue it, or choose another -o"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(load.dump(config), encoding="utf-8")
+            (folder / "environment.txt").write_text(environment(runtime.describe()), encoding="utf-8")
+        except OSError as error:
+            raise PointDetError(f"cannot write to {folder} ({error.strerror}); choose another -o") from None
+    last_anywhere: Path | None = runtime.ranks.broadcast(last)
+    log_to(folder, runtime.ranks.rank)
+    logger.info("%s", runtime.describe())
+    return last_anywhere
+
+
+def fresh(config: Config, class_names: tuple[str, ...], runtime: Runtime) -> Model:
+    """A detector with parameters drawn from train.seed, the same on every rank."""
+    nn.seed(config.train.seed)
+    detector = catalogue.build(config, len(class_names))
+    build_graph(detector, runtime, half=False, shape=(1, 64, 64))
+    return Model(detector, config, class_names, runtime)
+
+
+def take_parameters(path: Path, model: Model) -> None:
+    """Fine-tuning: take what fits of a checkpoint folder or an .h5 file, and report kept, skipped and new.
+
+    Errors: PointDetError when nothing fits.
+    """
+    source = path / checkpoints.read_state(path)["weights"] if path.is_dir() else path
+    report = fit(h5_file.read(source), model.detector.parameters(), model.detector.channel_last)
+    if not report.kept:
+        raise PointDetError(f"nothing in {source} fits this network; check model.arch, num_layers and width")
+    logger.info("%s: %s", source, report.describe())
+
+
+def take_imagenet(model: Model) -> None:
+    """The backbone's ImageNet parameters out of model.pretrained_model_dir, in either layout.
+
+    Errors: PointDetError when the file is not there: nothing starts from scratch by accident.
+    """
+    settings, channel_last = model.config.model, model.detector.channel_last
+    folder = Path(str(settings.pretrained_model_dir))
+    names = [imagenet_file(settings, layout) for layout in (channel_last, not channel_last)]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise PointDetError(
+            f"there is no {names[0]} in {folder}; put it there (see weights/README.md), or train from scratch with "
+            "--set model.pretrained_model_dir=null"
+        )
+    take_parameters(path, model)

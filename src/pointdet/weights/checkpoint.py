@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: a folder, written beside its place and renamed, so that a killed job never leaves a broken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pointdet.errors import PointDetError
+
+FORMAT = 1
+
+
+def save(folder: Path, state: dict[str, Any], write_files: Callable[[Path], None]) -> None:
+    """Write `state` and what `write_files(temporary folder)` adds as the checkpoint `folder`, all or nothing.
+
+    Errors: PointDetError when the disk is full or may not be written; the older checkpoint stays.
+    """
+    writing, old = _beside(folder)
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        write_files(writing)
+        (writing / "state.json").write_text(
+            json.dumps({"format": FORMAT, **state}, indent=1), encoding="utf-8"
+        )
+        for file in writing.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        # A rename cannot replace a full folder: between the two renames only `old` exists, and `find` takes it.
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        writing.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise PointDetError(
+            f"cannot write the checkpoint {folder} ({error.strerror}); free space or choose another output folder"
+        ) from None
+
+
+def find(folder: Path) -> Path | None:
+    """The whole checkpoint of this name, or None; an interrupted replacement is completed."""
+    _, old = _beside(folder)
+    if not folder.exists() and (old / "state.json").is_file():
+        old.rename(folder)
+    return folder if (folder / "state.json").is_file() else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Errors: PointDetError when it is missing, broken or of a newer format."""
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise PointDetError(
+            f"{folder} is no checkpoint, it has no state.json; give .../checkpoints/best"
+        ) from None
+    except ValueError:
+        raise PointDetError(f"{path} is broken; take another checkpoint of the run") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise PointDetError(f"{path} has another format than {FORMAT}; it needs another version of PointDet")
+    return state
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")

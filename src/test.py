@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure AP: python src/test.py ctdet --checkpoint RUN/checkpoints/best --data_dir D, also under mpirun.
+
+Imports that reach NNabla stand inside the functions: a loader's worker processes import the main file again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pointdet.config import flags
+from pointdet.errors import PointDetError
+
+if TYPE_CHECKING:
+    from pointdet.evaluation.metrics import Metrics
+    from pointdet.runtime import Runtime
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measure the average precision of one checkpoint or of many."
+    )
+    flags.add_model_flags(parser)
+    flags.add_test_flags(parser)
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, metavar="FOLDER", help="measure every checkpoint below this folder"
+    )
+    parser.add_argument(
+        "--split", choices=("test", "val"), help="default: test, or val where there is no test"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse()
+    if (args.checkpoint is None) == (args.checkpoint_dir is None):
+        raise PointDetError("give one of --checkpoint and --checkpoint_dir")
+    found = [] if args.checkpoint_dir is None else checkpoints_below(args.checkpoint_dir)
+
+    from pointdet.inference.from_flags import start_runtime
+
+    runtime = start_runtime(args)
+    if args.checkpoint is not None:
+        test(args, runtime, args.checkpoint, args.save_dir)
+        return 0
+    rows: list[tuple[str, Metrics]] = []
+    for checkpoint in found:
+        name = checkpoint.relative_to(args.checkpoint_dir).as_posix()
+        rows.append((name, test(args, runtime, checkpoint, args.save_dir / name)))
+        if runtime.ranks.rank == 0:
+            write_csv(rows, args.save_dir / "checkpoints.csv")
+    if runtime.ranks.rank == 0:
+        print(f"\n{summary(rows)}; written to {args.save_dir / 'checkpoints.csv'}")
+    return 0
+
+
+def checkpoints_below(folder: Path) -> list[Path]:
+    """Checkpoint folders and .h5 files, epoch_2 before epoch_10.
+
+    The parameter file within a checkpoint folder is that checkpoint, ``states_N.h5`` is a solver's state, and
+    hidden folders are checkpoints that were being written when a job ended.
+    """
+    folders = [path.parent for path in folder.rglob("state.json")]
+    files = [p for p in folder.rglob("*.h5") if p.parent not in folders and not p.name.startswith("states_")]
+    found = [
+        p for p in folders + files if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]
+    if not found:
+        raise PointDetError(
+            f"there is no checkpoint below {folder}; give a folder with checkpoint folders or .h5 files"
+        )
+    return sorted(found, key=lambda path: natural(path.relative_to(folder).as_posix()))
+
+
+def natural(name: str) -> list[tuple[str, int]]:
+    """A key that sorts the numbers within names by their value."""
+    return [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: Path) -> Metrics:
+    """Measure one checkpoint on all ranks; rank 0 prints and writes, every rank returns."""
+    from pointdet.data.catalogue import read_dataset
+    from pointdet.evaluation.metrics import measure
+    from pointdet.evaluation.report import table, write_detections, write_metrics
+    from pointdet.evaluation.run import evaluate
+    from pointdet.inference.from_flags import restore_model
+    from pointdet.inference.predictor import Predictor
+
+    model = restore_model(args, runtime, checkpoint)
+    config = model.config.dataset
+    dataset = read_dataset(config, args.split or ("test" if config.test else "val"), model.class_names)
+    start = time.perf_counter()
+    detections = evaluate(Predictor.of(model), dataset, runtime.ranks)
+    seconds = time.perf_counter() - start
+    metrics: Metrics = {}
+    if runtime.ranks.rank == 0:
+        metrics = measure(dataset, detections, config.metric)
+        write_detections(folder / "detections.json", dataset, detections)
+        write_metrics(folder / "metrics.json", dataset, config.metric, metrics)
+        print(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}")
+        print(f"\n{len(dataset) / seconds:.1f} images/s; written to {folder}", flush=True)
+    return metrics
+
+
+def write_csv(rows: Sequence[tuple[str, Metrics]], path: Path) -> None:
+    """The means of each checkpoint so far."""
+    from pointdet.evaluation.report import write_text
+
+    means = [name for name in rows[0][1] if "/" not in name]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["checkpoint", *means])
+    writer.writerows([name, *(metrics[mean] for mean in means)] for name, metrics in rows)
+    write_text(path, text.getvalue())
+
+
+def summary(rows: Sequence[tuple[str, Metrics]]) -> str:
+    """The means of all checkpoints in percent, and which is the best by AP."""
+    means = [name for name in rows[0][1] if "/" not in name]
+    wide = max(len(name) for name in ("checkpoint", *(name for name, _ in rows)))
+    lines = [" ".join([f"{'checkpoint':<{wide}}", *(f"{mean:>6}" for mean in means)])]
+    lines += [" ".join([f"{name:<{wide}}", *(f"{100 * m[mean]:6.1f}" for mean in means)]) for name, m in rows]
+    measured = [(metrics["AP"], name) for name, metrics in rows if not math.isnan(metrics["AP"])]
+    ap, best = max(measured, key=lambda pair: pair[0], default=(math.nan, "none"))
+    return "\n".join([*lines, f"best: {best}, AP {100 * ap:.2f}"])
+
+
+if __name__ == "__main__":
+    from pointdet.runtime import door
+
+    door(main)

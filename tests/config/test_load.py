@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML -> overrides -> Config, and what a user is told about every kind of mistake."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pointdet.config.load import dump, load
+from pointdet.errors import PointDetError
+
+MINIMAL = """\
+dataset:
+  dataset: toy
+  format: coco
+  train: {annotations: [train.json], images: train}
+train:
+  batch_size: 4
+  learning_rate:
+    base_lr: 5e-4
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    """written(text): the path of a config file with that text."""
+
+    def write(text):
+        path = tmp_path / "experiment.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def sentence(path, overrides=()):
+    """What the user reads."""
+    with pytest.raises(PointDetError) as caught:
+        load(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_values_and_defaults(written):
+    config = load(written(MINIMAL))
+    assert config.dataset.train.annotations == ("train.json",)
+    assert config.train.batch_size == 4
+    assert config.train.learning_rate.base_lr == 5e-4  # YAML 1.1 reads 5e-4 as text
+    assert config.train.num_epochs == 140
+    assert config.input.height == 512
+    assert config.dataset.val is None
+
+
+def test_overrides_win_and_keep_their_types(written):
+    overrides = [
+        "train.batch_size=8",
+        "train.learning_rate.lr_steps=[3, 5]",
+        "test.flip=true",
+        "model.pretrained_model_dir=null",
+    ]
+    config = load(written(MINIMAL), overrides)
+    assert config.train.batch_size == 8
+    assert config.train.learning_rate.lr_steps == (3, 5)
+    assert config.train.learning_rate.base_lr == 5e-4
+    assert config.test.flip is True
+    assert config.model.pretrained_model_dir is None
+
+
+def test_later_override_wins(written):
+    assert load(written(MINIMAL), ["train.seed=1", "train.seed=2"]).train.seed == 2
+
+
+def test_dump_then_load_is_the_same(written):
+    config = load(
+        written(MINIMAL), ["augment.crop_scales=[0.5, 1]", "test.scales=[0.75, 1.25]", "train.seed=7"]
+    )
+    assert load(written(dump(config))) == config
+
+
+def test_frozen(written):
+    config = load(written(MINIMAL))
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.batch_size = 8
+
+
+def test_unknown_key_names_line_and_nearest(written):
+    path = written(MINIMAL.replace("batch_size", "batchsize"))
+    assert sentence(path) == f"{path}, line 6: unknown key train.batchsize; did you mean batch_size?"
+
+
+def test_unknown_key_of_an_inner_section(written):
+    path = written(MINIMAL.replace("base_lr", "bas_lr"))
+    assert sentence(path) == f"{path}, line 8: unknown key train.learning_rate.bas_lr; did you mean base_lr?"
+
+
+def test_unknown_section_with_nothing_near_lists_what_there_is(written):
+    path = written(MINIMAL + "qqqq: {}\n")
+    assert sentence(path).startswith(f"{path}, line 9: unknown key qqqq; known keys here: dataset, model, ")
+
+
+def test_wrong_type_names_line_and_value(written):
+    path = written(MINIMAL.replace("batch_size: 4", "batch_size: many"))
+    message = sentence(path)
+    assert message.startswith(f"{path}, line 6: train.batch_size: ")
+    assert "integer" in message and message.endswith("(given: 'many')")
+
+
+def test_out_of_bounds(written):
+    message = sentence(written(MINIMAL.replace("batch_size: 4", "batch_size: 0")))
+    assert "line 6: train.batch_size: " in message and "greater than or equal to 1" in message
+
+
+def test_missing_section(written):
+    path = written("train: {batch_size: 4}\n")
+    assert sentence(path) == f"{path}: the key dataset is missing; add it"
+
+
+def test_missing_key_points_at_its_section(written):
+    path = written("dataset:\n  dataset: toy\n")
+    assert sentence(path) == f"{path}, line 1: the key dataset.format is missing; add it"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "train.batchsize=8",
+            "--set train.batchsize=8: unknown key train.batchsize; did you mean batch_size?",
+        ),
+        ("train.batch_size=many", "--set train.batch_size=many: train.batch_size: "),
+        ("train.batch_size", "--set 'train.batch_size' is not of the form section.key=value"),
+        ("=8", "--set '=8' is not of the form section.key=value"),
+        ("train.batch_size.more=8", "batch_size is a value, not a section"),
+        ("train.learning_rate.lr_steps=[3", "the value is not valid YAML"),
+    ],
+)
+def test_wrong_override(written, override, told):
+    assert told in sentence(written(MINIMAL), [override])
+
+
+def test_missing_file(tmp_path):
+    path = tmp_path / "none.yaml"
+    assert (
+        sentence(path)
+        == f"cannot read the config {path}: No such file or directory; give an existing YAML file"
+    )
+
+
+def test_folder_is_no_file(tmp_path):
+    assert "Is a directory" in sentence(tmp_path)
+
+
+def test_invalid_yaml(written):
+    path = written("dataset: {format: coco\n")
+    message = sentence(path)
+    assert message.startswith(f"{path} is not valid YAML: ") and "line 2" in message
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "just words\n", "- a\n- b\n"])
+def test_no_mapping(written, text):
+    path = written(text)
+    assert sentence(path) == f"{path} holds no settings; it must be a mapping of sections such as `dataset:`"
+
+
+def test_not_utf8(tmp_path):
+    path = Path(tmp_path / "latin.yaml")
+    path.write_bytes("dataset: {dataset: Gelände}\n".encode("latin-1"))
+    assert "UTF-8" in sentence(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("input.height", "500", "must be multiples of 32, not 500 x 512"),
+        ("input.std", "[1, 0, 1]", "std must be positive"),
+        ("train.learning_rate.lr_steps", "[5, 3]", "lr_steps must rise"),
+        ("train.num_epochs", "3", "warmup_epochs (5) exceeds num_epochs (3)"),
+        ("train.learning_rate.base_lr", ".nan", "finite"),
+        ("dataset.format", "yolo", "'coco' or 'voc'"),
+        ("dataset.train.annotations", "[]", "at least 1 item"),
+    ],
+)
+def test_values_that_cannot_be(written, key, value, told):
+    assert told in sentence(written(MINIMAL), [f"{key}={value}"])

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of image file is read rightly or refused in words."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from pointdet.data.images import ImageFault, read_image, read_size
+
+HEIGHT, WIDTH = 24, 40
+Pixels = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def picture() -> Pixels:
+    """Smooth, so that JPEG keeps it, and different in every corner."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([x * 6, y * 10, 255 - x * 6], axis=2).astype(np.uint8)
+
+
+def encode(image: Pixels, suffix: str) -> bytes:
+    return bytes(cv2.imencode(suffix, image)[1].tobytes())
+
+
+def save(path: Path, image: Pixels, mode: str = "RGB", **options: object) -> Path:
+    Image.fromarray(image[..., ::-1]).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+def test_formats_are_read_as_bgr(tmp_path: Path, picture: Pixels, suffix: str) -> None:
+    path = tmp_path / f"größe{suffix}"
+    path.write_bytes(encode(picture, suffix))
+    image = read_image(path, HEIGHT, WIDTH)
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+@pytest.mark.parametrize("missing", [0.5, 3])
+def test_truncated_files_are_refused(tmp_path: Path, picture: Pixels, suffix: str, missing: float) -> None:
+    data = encode(picture, suffix)
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(data[: int(len(data) * missing)] if missing < 1 else data[: -int(missing)])
+    with pytest.raises(ImageFault, match=f"cut{suffix} is truncated"):
+        read_image(path)
+
+
+def test_truncated_progressive_jpeg_is_refused(tmp_path: Path, picture: Pixels) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", progressive=True)
+    path = tmp_path / "progressive.jpg"
+    path.write_bytes(buffer.getvalue()[:-40])
+    with pytest.raises(ImageFault, match="truncated"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
+def test_files_that_are_no_images_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "page.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageFault, match="page.jpg"):
+        read_image(path)
+    with pytest.raises(ImageFault, match="page.jpg"):
+        read_size(path)
+
+
+def test_absent_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageFault, match=r"none.jpg cannot be read: No such file"):
+        read_image(tmp_path / "none.jpg")
+    with pytest.raises(ImageFault, match=r"none.jpg cannot be read: No such file"):
+        read_size(tmp_path / "none.jpg")
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path, picture: Pixels) -> None:
+    image = read_image(save(tmp_path / "grey.png", picture, "L"))
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+def test_cmyk_is_converted(tmp_path: Path, picture: Pixels) -> None:
+    image = read_image(save(tmp_path / "cmyk.jpg", picture, "CMYK", quality=95))
+    assert np.abs(image.astype(int) - picture).mean() < 6
+
+
+def test_sixteen_bits_become_eight(tmp_path: Path, picture: Pixels) -> None:
+    path = tmp_path / "deep.png"
+    assert cv2.imwrite(str(path), picture.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_image(path), picture)
+
+
+def test_alpha_is_left_out(tmp_path: Path, picture: Pixels) -> None:
+    path = tmp_path / "alpha.png"
+    assert cv2.imwrite(str(path), np.dstack([picture, np.full((HEIGHT, WIDTH), 9, np.uint8)]))
+    np.testing.assert_array_equal(read_image(path), picture)
+
+
+def test_palette_becomes_bgr(tmp_path: Path) -> None:
+    flat = np.full((HEIGHT, WIDTH, 3), (51, 204, 102), np.uint8)  # of the palette that is common to browsers
+    np.testing.assert_array_equal(read_image(save(tmp_path / "palette.png", flat, "P")), flat)
+
+
+def exif_turned(path: Path, image: Pixels, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(path, image, exif=exif, quality=95)
+
+
+def test_exif_is_applied_when_the_annotation_is_of_the_turned_image(tmp_path: Path, picture: Pixels) -> None:
+    path = exif_turned(tmp_path / "turned.jpg", picture, 6)
+    turned = np.rot90(picture, -1).astype(int)
+    assert np.abs(read_image(path, WIDTH, HEIGHT) - turned).mean() < 4
+    assert np.abs(read_image(path) - turned).mean() < 4
+    assert read_size(path) == (WIDTH, HEIGHT)
+
+
+def test_exif_is_not_applied_when_the_annotation_is_of_the_stored_pixels(
+    tmp_path: Path, picture: Pixels
+) -> None:
+    path = exif_turned(tmp_path / "turned.jpg", picture, 6)
+    assert np.abs(read_image(path, HEIGHT, WIDTH) - picture.astype(int)).mean() < 4
+
+
+def test_exif_is_applied_when_both_fit(tmp_path: Path, picture: Pixels) -> None:
+    path = exif_turned(tmp_path / "upside_down.jpg", picture, 3)
+    assert np.abs(read_image(path, HEIGHT, WIDTH) - np.rot90(picture, 2).astype(int)).mean() < 4
+
+
+def test_another_size_is_refused(tmp_path: Path, picture: Pixels) -> None:
+    path = save(tmp_path / "other.png", picture)
+    with pytest.raises(ImageFault, match=r"other.png is 24 x 40 pixels .* its annotation says 25 x 40"):
+        read_image(path, HEIGHT + 1, WIDTH)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pascal VOC files, clean and dirty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pointdet.config import schema
+from pointdet.data.catalogue import read_dataset
+from pointdet.errors import PointDetError
+
+Write = Callable[..., schema.Dataset]
+SIZE = "<size><width>60</width><height>40</height><depth>3</depth></size>"
+
+
+def thing(name: str, *corners: object, more: str = "") -> str:
+    x1, y1, x2, y2 = corners
+    box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+    return f"<object><name>{name}</name>{more}<bndbox>{box}</bndbox></object>"
+
+
+def test_boxes_labels_and_difficult(voc: Write) -> None:
+    parts = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    config = voc(
+        {
+            "000005": SIZE
+            + thing("dog", 1, 1, 60, 40)
+            + thing("cat", 2, 3, 5.5, 8, more="<difficult>1</difficult>"),
+            "000002": SIZE + thing("person", 11, 12, 21, 32, more=parts),
+            "000009": SIZE,
+        }
+    )
+    dataset = read_dataset(config, "train")
+    assert dataset.class_names == ("cat", "dog", "person")
+    assert dataset.category_ids == (1, 2, 3)
+    first, second, third = dataset.records
+    assert [record.image_id for record in dataset.records] == [0, 1, 2]
+    assert first.image_path.endswith("VOC2007/JPEGImages/000005.jpg")
+    np.testing.assert_array_equal(first.annotation.boxes, [[0, 0, 59, 39], [1, 2, 4.5, 7]])
+    np.testing.assert_array_equal(first.annotation.labels, [1, 0])
+    np.testing.assert_array_equal(first.annotation.ignore, [False, True])
+    np.testing.assert_array_equal(first.annotation.areas, [59 * 39, 17.5])
+    np.testing.assert_array_equal(second.annotation.boxes, [[10, 11, 20, 31]])
+    assert len(third.annotation) == 0
+
+
+def test_lists_are_joined_and_tolerant(voc: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = {stem: SIZE + thing("dog", 1, 1, 9, 9) for stem in ("a", "b", "c d")}
+    lists = {"dog_train": "a  1\r\nb -1\r\n\r\n", "more": "\ufeffc d\nb\n"}
+    config = voc(
+        files,
+        lists,
+        train={"annotations": [f"VOC2007/ImageSets/Main/{name}.txt" for name in lists]},
+    )
+    dataset = read_dataset(config, "train")
+    assert [Path(record.image_path).stem for record in dataset.records] == ["a", "b", "c d"]
+    assert "1 images are listed more than once: kept once (first: b)" in caplog.text
+
+
+def test_val_knows_only_the_classes_of_train(voc: Write) -> None:
+    files = {
+        "a": SIZE + thing("dog", 1, 1, 9, 9),
+        "b": SIZE + thing("cat", 1, 1, 9, 9),
+        "c": SIZE + thing("dgo", 1, 1, 9, 9),
+    }
+    config = voc(files, {"trainval": "a\nb", "test": "a"})
+    train = read_dataset(config, "train")
+    val = read_dataset(config, "val", train.class_names)
+    assert val.class_names == ("cat", "dog")
+    assert val.records[0].annotation.labels.tolist() == [1]
+    config = voc(files, {"trainval": "a\nb", "test": "c"})
+    with pytest.raises(PointDetError, match=r"the class 'dgo' is not one of the 2 classes .*nearest: 'dog'"):
+        read_dataset(config, "val", train.class_names)
+
+
+def test_chosen_classes_leave_the_others_out(voc: Write, caplog: pytest.LogCaptureFixture) -> None:
+    files = {"a": SIZE + thing("dog", 1, 1, 9, 9) + thing("cat", 2, 2, 8, 8)}
+    dataset = read_dataset(voc(files, class_names=["dog"]), "train")
+    np.testing.assert_array_equal(dataset.records[0].annotation.boxes, [[0, 0, 8, 8]])
+    assert "1 objects of classes that are not in the class names (cat) are left out" in caplog.text
+    with pytest.raises(PointDetError, match="there is no class 'dogs', but 'dog'"):
+        read_dataset(voc(files, class_names=["dogs", "cat"]), "train")
+
+
+@pytest.mark.parametrize(
+    ("corners", "expected", "warning"),
+    [
+        ((5, 5, 5, 9), None, "1 boxes without area are left out (first: "),
+        ((9, 5, 5, 9), None, "1 boxes without area"),
+        (("nan", 5, 5, 9), None, "1 boxes without area"),
+        ((70, 5, 80, 9), None, "1 boxes outside their image are left out"),
+        ((-9, 5, 20, 9), (0, 4, 19, 8), "1 boxes stick out of their image and are cut"),
+        ((0, 5, 20, 9), (-1, 4, 19, 8), None),
+    ],
+)
+def test_dirty_boxes(
+    voc: Write,
+    caplog: pytest.LogCaptureFixture,
+    corners: tuple[object, ...],
+    expected: tuple[float, ...] | None,
+    warning: str | None,
+) -> None:
+    dataset = read_dataset(voc({"a": SIZE + thing("dog", *corners) + thing("dog", 1, 1, 9, 9)}), "train")
+    boxes = dataset.records[0].annotation.boxes
+    np.testing.assert_array_equal(boxes, [*([] if expected is None else [expected]), (0, 0, 8, 8)])
+    assert (warning in caplog.text and "a.jpg" in caplog.text) if warning else not caplog.records
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+def test_missing_size_is_read_from_the_image(voc: Write, caplog: pytest.LogCaptureFixture, size: str) -> None:
+    record = read_dataset(voc({"a": size + thing("dog", 1, 1, 9, 9)}), "train").records[0]
+    assert (record.height, record.width) == (40, 60)
+    assert "1 images without a size" in caplog.text
+
+
+def test_images_of_other_extensions_and_names(
+    voc: Write, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    files = {
+        "a": SIZE + thing("dog", 1, 1, 9, 9),
+        "b": "<filename>photo.jpg</filename>" + SIZE,
+        "c": "<filename>a.PNG</filename>" + SIZE,  # wrong, as after renaming: the file of its own name wins
+    }
+    config = voc(files)
+    images = tmp_path / "VOC2007" / "JPEGImages"
+    write_image(images / "a.PNG")
+    for name, new in (("a.jpg", None), ("b.jpg", "photo.jpg")):
+        if new is None:
+            (images / name).unlink()
+        else:
+            (images / name).rename(images / new)
+    names = [Path(record.image_path).name for record in read_dataset(config, "train").records]
+    assert names == ["a.PNG", "photo.jpg", "c.jpg"]
+
+
+def test_missing_images_stop_with_their_number(voc: Write, tmp_path: Path) -> None:
+    config = voc({"a": SIZE + thing("dog", 1, 1, 9, 9), "b": SIZE})
+    (tmp_path / "VOC2007" / "JPEGImages" / "b.jpg").unlink()
+    with pytest.raises(PointDetError, match=r"1 of 2 images are not on disk \(first: .*b.jpg\)"):
+        read_dataset(config, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<object>", r"a.xml is not a VOC annotation: mismatched tag"),
+        ("<object><name>dog</name></object>", r"a.xml .* 'dog' has no complete bndbox"),
+        ("<object></object>", r"a.xml .* an object has no name"),
+        (thing("dog", 1, "two", 3, 4), r"a.xml .* could not convert string to float: 'two'"),
+        ("", "no image of this split has an object"),
+    ],
+)
+def test_broken_files_are_refused_in_words(voc: Write, content: str, message: str) -> None:
+    with pytest.raises(PointDetError, match=message):
+        read_dataset(voc({"a": SIZE + content}), "train")
+
+
+def test_absent_files_are_named(voc: Write, tmp_path: Path) -> None:
+    config = voc({"a": SIZE}, {"trainval": "a\nz\n"})
+    with pytest.raises(PointDetError, match=r"cannot read the annotation .*z.xml: No such file"):
+        read_dataset(config, "train")
+    with pytest.raises(PointDetError, match=r"cannot read the image set .*test.txt: No such file"):
+        read_dataset(config, "val", ("dog",))
+    with pytest.raises(PointDetError, match=r"trainval.txt is empty"):
+        read_dataset(voc({"a": SIZE}, {"trainval": "\n"}), "train")
+    config = voc({"a": SIZE})
+    (tmp_path / "VOC2007" / "Annotations").rename(tmp_path / "VOC2007" / "annotations")
+    with pytest.raises(PointDetError, match=r"Annotations does not exist"):
+        read_dataset(config, "train")
+
+
+def test_images_key_is_refused(voc: Write) -> None:
+    split = {"annotations": ["VOC2007/ImageSets/Main/trainval.txt"], "images": "JPEGImages"}
+    with pytest.raises(PointDetError, match="remove the key `images`"):
+        read_dataset(voc({"a": SIZE}, train=split), "train")

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss against published values and gradients, a plain NumPy reference, and saturated logits."""
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+from pointdet.detectors.ctdet.loss import CtDetLoss
+
+OUTPUTS = {"heatmap": "hm", "size": "wh", "offset": "reg"}
+# Where the official code's clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
+CLAMP = float(np.log((1 - 1e-4) / 1e-4))
+
+
+def variables(arrays, need_grad=False):
+    return {name: nn.Variable.from_numpy_array(a, need_grad=need_grad) for name, a in arrays.items()}
+
+
+def run(loss, stacks, targets):
+    """Terms and the gradients of the total with respect to every output of every stack."""
+    targets = {"weight": np.ones(len(targets["heatmap"]), np.float32), **targets}
+    targets["positives"] = (targets["heatmap"] == 1).sum((1, 2, 3))[:, None]
+    counts = loss.count(targets)
+    outputs = [variables(stack, need_grad=True) for stack in stacks]
+    divisors = dict(
+        zip(loss.divisors, (nn.Variable.from_numpy_array(np.float32(c)) for c in counts), strict=True)
+    )
+    terms = loss(outputs, variables(targets), divisors)
+    for term in terms.values():
+        term.persistent = True
+    for stack in outputs:
+        for output in stack.values():
+            output.grad.zero()
+    terms["total"].forward()
+    terms["total"].backward()
+    values = {name: float(term.d) for name, term in terms.items()}
+    return values, [{name: v.g.copy() for name, v in stack.items()} for stack in outputs]
+
+
+def case(golden, system, name):
+    """Predictions, targets and expected numbers of one stored case."""
+    z = {
+        k.removeprefix(f"{system}/"): v
+        for k, v in golden("ctdet_losses.npz").items()
+        if k.startswith(f"{system}/")
+    }
+    batch = {
+        "heatmap": z["nopos/hm"] if name == "nopos" else z["batch/hm"],
+        "size": z["batch/wh"],
+        "offset": z["batch/reg"],
+        "index": z["batch/ind"],
+        "mask": z["batch/reg_mask"].reshape(len(z["batch/ind"]), -1) * (name != "nopos"),
+    }
+    batch = {k: v.astype(np.float32) for k, v in batch.items()}
+    expected = {k.removeprefix(f"{name}/"): v for k, v in z.items() if k.startswith(f"{name}/")}
+    return z, batch, expected
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("default", (1, 0.1, 1)), ("weights", (2, 0.3, 0.5)), ("nopos", (1, 0.1, 1))]
+)
+def test_nnabla_example(golden, name, weights):
+    z, batch, expected = case(golden, "sony", name)
+    terms, (gradients,) = run(CtDetLoss(*weights), [{n: z[f"pred/{p}"] for n, p in OUTPUTS.items()}], batch)
+    for ours, theirs in {
+        "heatmap": "hm_loss",
+        "size": "wh_loss",
+        "offset": "off_loss",
+        "total": "loss",
+    }.items():
+        assert terms[ours] == pytest.approx(float(expected[theirs]), rel=1e-5)
+    for ours, theirs in OUTPUTS.items():
+        np.testing.assert_allclose(gradients[ours], expected[f"grad_{theirs}"], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "stacks"),
+    [("default", (1, 0.1, 1), 1), ("stacks2", (1, 0.1, 1), 2), ("weights", (2, 0.3, 0.5), 1)],
+)
+def test_official_code(golden, name, weights, stacks):
+    z, batch, expected = case(golden, "ctdet", name)
+    predicted = [{n: z[f"pred/{p}"][s] for n, p in OUTPUTS.items()} for s in range(stacks)]
+    saturated = [np.abs(stack["heatmap"]) > CLAMP for stack in predicted]
+    # Clamping the probability is clipping the logit.
+    clipped = [{**stack, "heatmap": np.clip(stack["heatmap"], -CLAMP, CLAMP)} for stack in predicted]
+    terms, gradients = run(CtDetLoss(*weights), clipped, batch)
+    for ours, theirs in {
+        "heatmap": "hm_loss",
+        "size": "wh_loss",
+        "offset": "off_loss",
+        "total": "loss",
+    }.items():
+        assert terms[ours] == pytest.approx(float(expected[f"{theirs}_f64"]), rel=1e-5)
+    for s, stack in enumerate(gradients):
+        for ours, theirs in OUTPUTS.items():
+            found, wanted = stack[ours], expected[f"grad_{theirs}_f64"][s]
+            inside = ~saturated[s] if ours == "heatmap" else np.full(found.shape, True)
+            assert inside.sum() > 0.9 * inside.size
+            np.testing.assert_allclose(found[inside], wanted[inside], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("logit", [-30.0, 30.0])
+def test_saturated_logits_stay_finite_and_keep_their_gradient(logit):
+    heatmap = np.zeros((1, 1, 2, 2), np.float32)
+    heatmap[0, 0, 0, 0] = 1
+    targets = {
+        "heatmap": heatmap,
+        "size": np.zeros((1, 1, 2)),
+        "offset": np.zeros((1, 1, 2)),
+        "index": np.zeros((1, 1)),
+        "mask": np.ones((1, 1)),
+    }
+    stack = {
+        "heatmap": np.full((1, 1, 2, 2), logit),
+        "size": np.zeros((1, 2, 2, 2)),
+        "offset": np.zeros((1, 2, 2, 2)),
+    }
+    terms, (gradients,) = run(CtDetLoss(), [stack], targets)
+    expected = 30.0 if logit < 0 else 90.0  # one missed positive, or three confident background cells
+    assert terms["heatmap"] == pytest.approx(expected, rel=1e-4)
+    wrong = gradients["heatmap"][0, 0, 0, 0] if logit < 0 else gradients["heatmap"][0, 0, 1, 1]
+    assert abs(wrong) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_images_of_weight_zero_count_nowhere():
+    rng = np.random.default_rng(0)
+    shapes = {"heatmap": (3, 5, 7), "size": (2, 5, 7), "offset": (2, 5, 7)}
+    stack = {name: rng.standard_normal((3, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    heatmap = rng.random((3, 3, 5, 7)).astype(np.float32) * 0.9
+    heatmap[:, 1, 2, 3] = 1
+    targets = {
+        "heatmap": heatmap,
+        "size": rng.random((3, 4, 2)).astype(np.float32),
+        "offset": rng.random((3, 4, 2)).astype(np.float32),
+        "index": rng.integers(0, 35, (3, 4)).astype(np.float32),
+        "mask": np.ones((3, 4), np.float32),
+    }
+    weighted, (gradients,) = run(CtDetLoss(), [stack], {**targets, "weight": np.array([1, 0, 1], np.float32)})
+    kept = [0, 2]
+    alone, (expected,) = run(
+        CtDetLoss(), [{n: a[kept] for n, a in stack.items()}], {n: a[kept] for n, a in targets.items()}
+    )
+    assert weighted == pytest.approx(alone, rel=1e-6)
+    for name in stack:
+        np.testing.assert_allclose(gradients[name][kept], expected[name], rtol=1e-5, atol=1e-8)
+        assert not gradients[name][1].any()

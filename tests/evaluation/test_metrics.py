@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AP against pycocotools, against the numbers published evaluators gave, and at its corner cases."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pointdet.evaluation.metrics import COCO_NUMBERS, coco_entries, coco_metrics, measure, voc_metrics
+from pointdet.structures import Annotation, Dataset, Detections, Record
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "average_precision.json").read_text())
+
+
+def make_detections(boxes, labels, scores):
+    return Detections(
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.asarray(labels, np.int64),
+        np.asarray(scores, np.float32),
+    )
+
+
+def make_dataset(annotations, class_names, category_ids=None, image_ids=None):
+    image_ids = image_ids or range(len(annotations))
+    return Dataset(
+        name="made",
+        records=tuple(
+            Record(i, f"{i}.jpg", 480, 640, a) for i, a in zip(image_ids, annotations, strict=True)
+        ),
+        class_names=tuple(class_names),
+        category_ids=tuple(category_ids or range(1, len(class_names) + 1)),
+    )
+
+
+def drawn_scene(images=40, seed=3):
+    """Objects of all sizes, crowds, an image and a class without objects; hits, near misses, inventions."""
+    random = np.random.default_rng(seed)
+    annotations, found = [], []
+    for image in range(images):
+        count = 0 if image == 5 else int(random.integers(1, 9))
+        corners = random.uniform(0, 300, (count, 2))
+        far_corners = corners + np.exp(random.uniform(1.5, 5.5, (count, 2)))
+        boxes = np.concatenate([corners, far_corners], axis=1).astype(np.float32)
+        labels = random.integers(0, 4, count)
+        size = boxes[:, 2:] - boxes[:, :2]
+        areas = (size.prod(axis=1) * random.uniform(0.5, 1.0, count)).astype(np.float32)
+        annotations.append(Annotation(boxes, labels, random.random(count) < 0.15, areas))
+        near = np.repeat(boxes, 3, axis=0)
+        near = near + random.normal(0, 0.08, near.shape) * np.repeat(size.repeat(3, axis=0), 2, axis=1)
+        wild = random.uniform(0, 200, (6, 4)) + [0, 0, 200, 200]
+        joined = np.concatenate([near, wild])
+        joined_labels = np.concatenate([np.repeat(labels, 3), random.integers(0, 5, 6)])
+        # Few different scores: ties must fall the same way.
+        scores = np.round(random.random(len(joined)), 2)
+        found.append(make_detections(joined, joined_labels, scores).best(100))
+    # Neither images nor categories are in the order of their ids.
+    image_ids = [int(i) for i in random.permutation(images) * 7 + 1000]
+    dataset = make_dataset(annotations, "abcde", category_ids=[18, 3, 90, 1, 44], image_ids=image_ids)
+    return dataset, found
+
+
+def pycocotools_numbers(dataset, found, category_ids=()):
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": r.image_id, "height": r.height, "width": r.width} for r in dataset.records],
+        "categories": [{"id": c, "name": str(c)} for c in dataset.category_ids],
+        "annotations": [
+            {
+                "image_id": record.image_id,
+                "category_id": dataset.category_ids[label],
+                "bbox": [float(x1), float(y1), float(x2) - float(x1), float(y2) - float(y1)],
+                "area": float(area),
+                "iscrowd": int(crowd),
+            }
+            for record in dataset.records
+            for (x1, y1, x2, y2), label, crowd, area in zip(
+                record.annotation.boxes,
+                record.annotation.labels,
+                record.annotation.ignore,
+                record.annotation.areas,
+                strict=True,
+            )
+        ],
+    }
+    for number, annotation in enumerate(truth.dataset["annotations"], start=1):
+        annotation["id"] = number
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        # Through text, as a user hands the result file to pycocotools.
+        result = truth.loadRes(json.loads(json.dumps(coco_entries(dataset, found))))
+        evaluation = COCOeval(truth, result, "bbox")
+        if category_ids:
+            evaluation.params.catIds = list(category_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def test_coco_numbers_are_those_of_pycocotools(capfd):
+    dataset, found = drawn_scene()
+    metrics = coco_metrics(dataset, found)
+    assert capfd.readouterr() == ("", "")
+    expected = pycocotools_numbers(dataset, found)
+    assert 0.1 < metrics["AP"] < 0.9
+    np.testing.assert_allclose([metrics[name] for name in COCO_NUMBERS], expected, rtol=1e-12)
+    for name, category in zip(dataset.class_names, dataset.category_ids, strict=True):
+        alone = pycocotools_numbers(dataset, found, [category])
+        got = [metrics[f"AP/{name}"], metrics[f"AP50/{name}"]]
+        np.testing.assert_allclose(got, np.where(alone[:2] < 0, np.nan, alone[:2]), rtol=1e-12)
+    assert math.isnan(metrics["AP/e"])  # no object of the last class
+
+
+def test_coco_numbers_are_the_published_ones():
+    truth, dataset_ids = GOLDEN["coco"]["ground_truth"], {}
+    for annotation in truth["annotations"]:
+        dataset_ids.setdefault(annotation["image_id"], []).append(annotation)
+    categories = [c["id"] for c in truth["categories"]]
+    annotations, found = [], []
+    for image in truth["images"]:
+        objects = dataset_ids.get(image["id"], [])
+        boxes = np.array([o["bbox"] for o in objects]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        annotations.append(
+            Annotation(
+                boxes.astype(np.float32),
+                np.array([categories.index(o["category_id"]) for o in objects], np.int64),
+                np.array([o["iscrowd"] for o in objects], np.bool_),
+                np.array([o["area"] for o in objects], np.float32),
+            )
+        )
+        mine = [d for d in GOLDEN["coco"]["detections"] if d["image_id"] == image["id"]]
+        found.append(
+            make_detections(
+                [d["box"] for d in mine],
+                [categories.index(d["category_id"]) for d in mine],
+                [d["score"] for d in mine],
+            )
+        )
+    names = [c["name"] for c in truth["categories"]]
+    dataset = make_dataset(annotations, names, categories, [i["id"] for i in truth["images"]])
+    metrics = coco_metrics(dataset, found)
+    np.testing.assert_allclose(
+        [metrics[name] for name in COCO_NUMBERS], GOLDEN["coco"]["numbers"], rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("year, curve", [("voc07", "voc07_11point"), ("voc10", "voc10_area")])
+@pytest.mark.parametrize("difficult", ["ignored", "counted"])
+def test_voc_ap_is_the_published_one(year, curve, difficult):
+    golden, names = GOLDEN["voc"], list(GOLDEN["voc"]["detections"])
+    annotations, found = [], []
+    for image in golden["images"]:
+        objects = [o for o in golden["objects"].get(image, []) if o["name"] in names]
+        plain = Annotation.of([o["bbox"] for o in objects], [names.index(o["name"]) for o in objects])
+        ignore = np.array([o["difficult"] for o in objects], np.bool_) & (difficult == "ignored")
+        annotations.append(Annotation(plain.boxes - 1, plain.labels, ignore, plain.areas))
+        of_class = [golden["detections"][name].get(image, []) for name in names]
+        table = np.array([(*row, label) for label, rows in enumerate(of_class) for row in rows]).reshape(
+            -1, 6
+        )
+        # The published evaluators round what they write: boxes to 1 decimal, scores to 3.
+        boxes, scores = np.round(table[:, :4] + 1, 1) - 1, np.round(table[:, 4], 3)
+        found.append(make_detections(boxes, table[:, 5], scores))
+    metrics = voc_metrics(make_dataset(annotations, names), found, year)
+    measured = []
+    for i, name in enumerate(names):
+        expected = golden["ap"][f"{name}|{curve}|difficult_{difficult}"]
+        if any(((a.labels == i) & ~a.ignore).any() for a in annotations):
+            assert metrics[f"AP/{name}"] == pytest.approx(expected, abs=1e-12)
+            measured.append(expected)
+        else:
+            assert math.isnan(metrics[f"AP/{name}"])
+    assert 0 < len(measured) < len(names)
+    assert metrics["AP"] == pytest.approx(np.mean(measured), abs=1e-12)
+
+
+def test_voc_overlap_counts_the_last_pixel_and_must_exceed_a_half():
+    # 10 x 1 pixels with the last one counted; the detection shares 5 of 10 pixels and adds none: overlap 1/2.
+    dataset = make_dataset([Annotation.of([[0, 0, 9, 0]], [0])], ["a"])
+    assert voc_metrics(dataset, [make_detections([[0, 0, 4, 0]], [0], [0.9])], "voc10")["AP"] == 0.0
+    assert voc_metrics(dataset, [make_detections([[0, 0, 5, 0]], [0], [0.9])], "voc10")["AP"] == 1.0
+
+
+def test_voc_second_detection_of_an_object_is_wrong():
+    dataset = make_dataset([Annotation.of([[0, 0, 9, 9], [50, 50, 59, 59]], [0, 0])], ["a"])
+    boxes = [[0, 0, 9, 9], [0, 0, 9, 9], [50, 50, 59, 59]]
+    metrics = voc_metrics(dataset, [make_detections(boxes, [0, 0, 0], [0.9, 0.8, 0.7])], "voc10")
+    assert metrics["AP"] == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+@pytest.mark.parametrize("metric", ["coco", "voc07", "voc10"])
+def test_nothing_found_and_nothing_to_find(metric):
+    nothing = make_detections([], [], [])
+    some = make_dataset([Annotation.of([[0, 0, 99, 99]], [0]), Annotation.of([], [])], ["a", "b"])
+    metrics = measure(some, [nothing, nothing], metric)
+    assert metrics["AP"] == 0.0 and metrics["AP/a"] == 0.0 and math.isnan(metrics["AP/b"])
+    empty = make_dataset([Annotation.of([], [])], ["a"])
+    assert math.isnan(measure(empty, [make_detections([[0, 0, 9, 9]], [0], [0.5])], metric)["AP"])
+
+
+def test_lists_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="1 lists of detections for 40 images"):
+        voc_metrics(drawn_scene()[0], [make_detections([], [], [])], "voc07")

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image -> detections with given maps in the network's place, against golden results and drawn boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pointdet.config.schema import CtDet, Input, Test
+from pointdet.detectors.ctdet.codec import CtDetCodec
+from pointdet.errors import PointDetError
+from pointdet.inference.predictor import Predictor
+from pointdet.structures import Annotation
+
+FOLDER = Path(__file__).parents[1] / "golden"
+# case of ctdet_e2e*.npz -> the test settings it was made with
+CASES = {
+    "fix": Test(),
+    "fix_flip": Test(flip=True),
+    "fix_nms": Test(soft_nms=True),
+    "fix_ms": Test(scales=(0.5, 1.0)),
+    "keep": Test(keep_resolution=True),
+    "keep_ms_flip": Test(keep_resolution=True, flip=True, scales=(0.5, 0.75, 1.0, 1.25, 1.5)),
+}
+
+
+def predictor(network, test, num_classes=5, side=128):
+    codec = CtDetCodec.of(CtDet(), num_classes, side, side)
+    names = [f"class {label}" for label in range(num_classes)]
+    return Predictor(network, codec, Input(height=side, width=side), test, names)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return {**np.load(FOLDER / "ctdet_e2e.npz"), **np.load(FOLDER / "ctdet_e2e_scales.npz")}
+
+
+@pytest.fixture(scope="module")
+def golden_image():
+    return np.load(FOLDER / "views.npz")["image"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_detections_are_golden(case, golden, golden_image):
+    def network(images):
+        batch, height, width, _ = images.shape
+        assert batch == (2 if CASES[case].flip else 1)
+        key = f"{height // 4}x{width // 4}"
+        offset = golden[f"{key}/offset"]  # of the image itself; nobody may look at the mirror image's
+        return {
+            "heatmap": (1 / (1 + np.exp(-golden[f"{key}/logits"]))).astype(np.float32)[:batch],
+            "size": golden[f"{key}/size"][:batch],
+            "offset": np.concatenate([offset, np.full_like(offset, np.nan)])[:batch],
+        }
+
+    expected = golden[case]  # x1 y1 x2 y2 score and 1-based label, class after class
+    expected = expected[np.argsort(-expected[:, 4], kind="stable")]
+    found = predictor(network, CASES[case])(golden_image)
+    assert len(found) == 100
+    np.testing.assert_allclose(found.scores, expected[:, 4], rtol=1e-5)
+    np.testing.assert_array_equal(found.labels + 1, expected[:, 5])
+    np.testing.assert_allclose(found.boxes, expected[:, :4], rtol=1e-5, atol=1e-4)
+
+
+class Seeing:
+    """Stands for a trained network: finds the white rectangle of each image, and remembers its batches."""
+
+    def __init__(self):
+        self.batches = []
+        self.memory = {}
+
+    def __call__(self, images):
+        self.batches.append(images.shape)
+        batch, height, width, _ = images.shape
+        codec = CtDetCodec.of(CtDet(), 2, height, width)
+        shape = (batch, 2, height // 4, width // 4)
+        fresh = {name: np.empty(shape, np.float32) for name in ("heatmap", "size", "offset")}
+        maps = self.memory.setdefault(images.shape, fresh)  # one memory per shape, as a static graph has it
+        for index, image in enumerate(images):
+            rows, columns = np.nonzero(image[..., 0] > 127)
+            box = [columns.min(), rows.min(), columns.max(), rows.max()]
+            targets = {name: np.empty(shape, np.float32) for name, shape in codec.target_shapes().items()}
+            codec.encode(Annotation.of([box], [1]), targets)
+            maps["heatmap"][index] = targets["heatmap"]
+            for name in ("size", "offset"):
+                maps[name][index] = targets[name][0][:, None, None]
+        return maps
+
+
+def drawn(height, width, box):
+    image = np.zeros((height, width, 3), np.uint8)
+    x1, y1, x2, y2 = box
+    image[y1 : y2 + 1, x1 : x2 + 1] = 255
+    return image
+
+
+SCENES = [(90, 140, (20, 30, 99, 65)), (150, 101, (40, 21, 80, 120)), (128, 128, (8, 60, 47, 83))]
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["fit", "keep"])
+@pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip"])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5,), (0.75, 1.5)], ids=str)
+def test_boxes_come_home(keep, flip, scales):
+    predict = predictor(Seeing(), Test(keep_resolution=keep, flip=flip, scales=scales, max_detections=1), 2)
+    for height, width, box in SCENES:
+        found = predict(drawn(height, width, box))
+        # A resized rectangle's edge is off by up to a pixel, the mirror image's centre by up to a cell.
+        np.testing.assert_allclose(found.boxes, [box], atol=(1 + 4 * flip) / min(scales))
+        assert found.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["fit", "keep"])
+@pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip"])
+def test_batches_change_nothing(keep, flip):
+    images = [drawn(*scene) for scene in [*SCENES, SCENES[0], SCENES[1]]]
+    settings = {"keep_resolution": keep, "flip": flip, "scales": (1.0, 0.5), "max_detections": 7}
+    single, batched = Seeing(), Seeing()
+    expected = [predictor(single, Test(**settings), 2)(image) for image in images]
+    results = predictor(batched, Test(**settings, batch_size=2), 2).predict(images)
+    assert len(batched.batches) < len(single.batches)
+    assert max(shape[0] for shape in batched.batches) == (4 if flip else 2)
+    for ours, alone in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(ours.boxes, alone.boxes)
+        np.testing.assert_array_equal(ours.labels, alone.labels)
+        np.testing.assert_array_equal(ours.scores, alone.scores)
+
+
+def test_the_second_half_of_a_flip_batch_is_mirrored():
+    seen = []
+
+    def network(images):
+        seen.append(images.copy())
+        return Seeing()(images)
+
+    predict = predictor(network, Test(flip=True, batch_size=3), 2)
+    predict.predict([drawn(*scene) for scene in SCENES])
+    (images,) = seen
+    np.testing.assert_array_equal(images[3:], images[:3, :, ::-1])
+    np.testing.assert_array_equal(images[0], predict.prepare(drawn(*SCENES[0]))[0][1])
+
+
+def test_prepared_images_give_the_same():
+    predict = predictor(Seeing(), Test(scales=(1.0, 0.5)), 2)
+    images = [drawn(*scene) for scene in SCENES]
+    prepared = [predict.prepare(image) for image in images]
+    for ours, alone in zip(predict.detect(prepared), predict.predict(images), strict=True):
+        np.testing.assert_array_equal(ours.boxes, alone.boxes)
+    assert predict.predict([]) == []
+
+
+def test_scales_share_a_limit_and_an_object():
+    predict = predictor(Seeing(), Test(scales=(0.5, 1.0, 1.25), max_detections=20), 2)
+    found = predict(drawn(*SCENES[0]))
+    assert len(found) <= 20
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.scores[0] == 1
+    assert found.scores[1] < 0.5  # the same rectangle at the other scales
+
+
+def test_maps_are_those_of_each_scale_and_last():
+    network = Seeing()
+    predict = predictor(network, Test(keep_resolution=True, flip=True, scales=(1.0, 0.5)), 2)
+    image = drawn(*SCENES[0])
+    pairs = predict.maps(image)
+    assert [pixels.shape for pixels, _ in pairs] == [(96, 160, 3), (64, 96, 3)]
+    assert [maps["heatmap"].shape for _, maps in pairs] == [(2, 24, 40), (2, 16, 24)]
+    before = [maps["offset"].copy() for _, maps in pairs]
+    predict(drawn(90, 140, (3, 5, 77, 80)))
+    for (_, maps), offset in zip(pairs, before, strict=True):
+        np.testing.assert_array_equal(maps["offset"], offset)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (None, "NoneType"),
+        (np.zeros((20, 30), np.uint8), r"uint8 \(20, 30\)"),
+        (np.zeros((20, 30, 4), np.uint8), r"uint8 \(20, 30, 4\)"),
+        (np.zeros((20, 30, 3), np.float32), "float32"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, words):
+    with pytest.raises(PointDetError, match=words):
+        predictor(Seeing(), Test())(image)

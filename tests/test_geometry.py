@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views move image and boxes alike and bring boxes home; overlaps against loops; soft-NMS against golden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pointdet.geometry import View, overlaps, soft_nms
+
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN_VIEWS = np.load(FOLDER / "views.npz")
+GOLDEN_SOFT_NMS = np.load(FOLDER / "soft_nms.npz")
+VIEWS = {
+    "fit": View.fit(90, 140, 64, 128),
+    "fit zoomed": View.fit(91, 143, 128, 128, zoom=0.75),
+    "keep": View.keep(90, 140),
+    "keep zoomed": View.keep(91, 143, zoom=1.25),
+    "crop": View.centred((30.5, 71.25), 1.7, 96, 128),
+    "crop mirrored": View.centred((30.5, 71.25), 1.7, 96, 128, mirrored=True),
+}
+
+
+def random_boxes(count, seed=0, side=100.0):
+    random = np.random.default_rng(seed)
+    first = random.uniform(0, side, (count, 2))
+    return np.concatenate([first, first + random.uniform(1, side / 2, (count, 2))], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_boxes_come_home(view):
+    boxes = random_boxes(50)
+    there = view.boxes_to_input(boxes)
+    assert there.dtype == np.float32
+    assert (there[:, 2:] > there[:, :2]).all()
+    np.testing.assert_allclose(view.boxes_to_image(there), boxes, atol=1e-4)
+    assert view.boxes_to_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_image_and_boxes_move_alike(view):
+    x, y = 36.25, 66.5  # a soft spot seen by all views
+    columns, rows = np.meshgrid(np.arange(140), np.arange(90))
+    spot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 3.0**2)) * 250
+    warped = view.warp(np.repeat(spot[..., None], 3, axis=2).astype(np.uint8))
+    assert warped.shape == (view.height, view.width, 3)
+    weight = warped[..., 1].astype(np.float64)
+    rows, columns = np.indices(weight.shape)
+    centroid = [(columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()]
+    moved = view.boxes_to_input(np.array([[x, y, x, y]], np.float32))[0]
+    np.testing.assert_allclose(moved, [*centroid, *centroid], atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["fix", "keep"])
+def test_input_images_are_golden(name):
+    view = {"fix": View.fit(75, 110, 128, 128), "keep": View.keep(75, 110)}[name]
+    warped = view.warp(GOLDEN_VIEWS["image"])
+    difference = np.abs(warped.astype(int) - GOLDEN_VIEWS[name])
+    assert difference.max() <= 2  # OpenCV's versions round the last bit differently
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64), (96, 96)])
+@pytest.mark.parametrize("image_size", [(90, 140), (140, 90), (50, 50)])
+def test_fit_shows_the_whole_image_as_large_as_possible(image_size, height, width):
+    image_height, image_width = image_size
+    view = View.fit(image_height, image_width, height, width)
+    whole = np.array([[0, 0, image_width, image_height]], np.float32)
+    left, top, right, bottom = view.boxes_to_input(whole)[0]
+    assert (view.height, view.width) == (height, width)
+    assert left == pytest.approx(width - right, abs=1e-4)
+    assert top == pytest.approx(height - bottom, abs=1e-4)
+    assert min(left, top) == pytest.approx(0, abs=1e-4)
+    assert (right - left) / (bottom - top) == pytest.approx(image_width / image_height, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "settings", "size"),
+    [
+        ((75, 110), {}, (96, 128)),
+        ((96, 127), {}, (128, 128)),  # a side that is a multiple grows by one more
+        ((75, 110), {"multiple": 128}, (128, 128)),
+        ((75, 110), {"zoom": 0.5}, (64, 64)),
+        ((75, 110), {"zoom": 1.25}, (96, 160)),
+    ],
+)
+def test_keep_pads_to_the_next_multiple(image_size, settings, size):
+    view = View.keep(*image_size, **settings)
+    assert (view.height, view.width) == size
+    assert view.scale_x == view.scale_y == settings.get("zoom", 1.0)
+
+
+def test_keep_copies_every_pixel():
+    image = GOLDEN_VIEWS["image"]
+    view = View.keep(*image.shape[:2])
+    top, left = int(view.shift_y), int(view.shift_x)
+    expected = np.zeros((view.height, view.width, 3), np.uint8)
+    expected[top : top + image.shape[0], left : left + image.shape[1]] = image
+    np.testing.assert_array_equal(view.warp(image), expected)
+
+
+def test_a_mirrored_view_mirrors_pixels_and_swaps_the_sides_of_boxes():
+    image = GOLDEN_VIEWS["image"]
+    height, width = image.shape[:2]
+    view = View(height, width, scale_x=-1.0, scale_y=1.0, shift_x=width - 1.0, shift_y=0.0)
+    np.testing.assert_array_equal(view.warp(image), image[:, ::-1])
+    boxes = np.array([[10, 20, 30, 50]], np.float32)
+    assert view.boxes_to_input(boxes).tolist() == [[width - 31, 20, width - 11, 50]]
+    np.testing.assert_array_equal(view.boxes_to_image(view.boxes_to_input(boxes)), boxes)
+
+
+def test_a_box_of_negative_width_stays_one():
+    # A network may give one; to turn it around would make a detection of it that nobody predicted.
+    inverted = np.array([[30, 20, 10, 50]], np.float32)
+    for view in VIEWS.values():
+        for boxes in (view.boxes_to_input(inverted), view.boxes_to_image(inverted)):
+            assert boxes[0, 0] > boxes[0, 2]
+
+
+def test_warp_writes_in_place():
+    view = View.fit(75, 110, 64, 96)
+    batch = np.full((2, 64, 96, 3), 7, np.uint8)
+    view.warp(GOLDEN_VIEWS["image"], out=batch[1])
+    np.testing.assert_array_equal(batch[1], view.warp(GOLDEN_VIEWS["image"]))
+    assert (batch[0] == 7).all()
+    with pytest.raises(ValueError, match="out must be"):
+        view.warp(GOLDEN_VIEWS["image"], out=np.zeros((64, 64, 3), np.uint8))
+
+
+def test_overlaps_are_those_of_plain_loops(border):
+    boxes, others = random_boxes(12, seed=1), random_boxes(9, seed=2)
+    result = overlaps(boxes, others, border)
+    assert result.shape == (12, 9)
+    assert (result > 0).any() and (result == 0).any()
+    for i, (ax1, ay1, ax2, ay2) in enumerate(boxes.tolist()):
+        for j, (bx1, by1, bx2, by2) in enumerate(others.tolist()):
+            width = max(min(ax2, bx2) - max(ax1, bx1) + border, 0)
+            height = max(min(ay2, by2) - max(ay1, by1) + border, 0)
+            area_a = (ax2 - ax1 + border) * (ay2 - ay1 + border)
+            area_b = (bx2 - bx1 + border) * (by2 - by1 + border)
+            assert result[i, j] == pytest.approx(width * height / (area_a + area_b - width * height))
+
+
+def test_overlaps_of_points_and_of_nothing():
+    point = np.array([[3, 3, 3, 3]], np.float32)
+    nothing = np.zeros((0, 4), np.float32)
+    assert overlaps(point, point).tolist() == [[0]]
+    assert overlaps(point, point, border=1.0).tolist() == [[1]]
+    assert overlaps(nothing, point).shape == (0, 1)
+    assert overlaps(point, nothing).shape == (1, 0)
+
+
+@pytest.mark.parametrize(("case", "sigma"), [("gaussian", 0.5), ("gaussian_sigma01", 0.1)])
+def test_soft_nms_is_golden(case, sigma):
+    boxes, scores = GOLDEN_SOFT_NMS["boxes"][:, :4], GOLDEN_SOFT_NMS["boxes"][:, 4]
+    before = scores.copy()
+    order, decayed = soft_nms(boxes, scores, sigma)
+    expected = GOLDEN_SOFT_NMS[case]
+    np.testing.assert_array_equal(boxes[order], expected[:, :4])
+    np.testing.assert_allclose(decayed, expected[:, 4], rtol=1e-5)
+    np.testing.assert_array_equal(scores, before)
+
+
+def test_soft_nms_of_nothing_and_of_one():
+    order, scores = soft_nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    assert order.shape == scores.shape == (0,)
+    order, scores = soft_nms(np.array([[0, 0, 9, 9]], np.float32), np.array([0.3], np.float32))
+    assert order.tolist() == [0]
+    assert scores == np.float32(0.3)
