@@ -37,7 +37,7 @@ setup: .venv/.installed
 
 quickstart: setup
 	rm -rf $(RUN)
-	$(PYTHON) -m pointdet.data.shapes $(RUN)/data
+	$(PYTHON) -m pointdet.data.shapes $(RUN)/data --size 128 --train 1000
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(MPIRUN) -n 2 $(PYTHON) src/main.py ctdet \
 		--train-config cfg/quickstart.yaml --data_dir $(RUN)/data -o $(RUN)
 	$(PYTHON) src/test.py ctdet --checkpoint $(RUN)/checkpoints/best --data_dir $(RUN)/data --split test \

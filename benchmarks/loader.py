@@ -24,7 +24,7 @@ from pointdet.data.order import sample_rng
 from pointdet.data.shapes import draw_picture
 from pointdet.data.worker import Maker, Table
 from pointdet.detectors.ctdet.codec import CtDetCodec
-from pointdet.structures import Annotation, Dataset, Record
+from pointdet.structures import Annotation, Array, Dataset, Record
 
 BOUND = 3.0
 HEIGHT, WIDTH, CLASSES, OBJECTS = 480, 640, 80, 8
@@ -36,7 +36,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def measure_sample(dataset: Dataset, augmenter: Augmenter, codec: CtDetCodec, re
     moved = [
         augmenter(images[i], table.annotation(i), sample_rng(0, 0, i)).annotation for i in range(len(table))
     ]
-    row = {"image": out, "colour": np.zeros((3, 4), np.float32), **targets}
+    row: dict[str, Array] = {"image": out, "colour": np.zeros((3, 4), np.float32), **targets}
     batch = {name: array[None] for name, array in row.items()}
     parts: dict[str, Callable[[int], object]] = {
         "cv2.imread": lambda i: cv2.imread(table.paths[i]),

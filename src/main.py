@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,11 +66,12 @@ def main() -> int:
     elif args.preview:
         preview(config, folder, args.preview)
     else:
-        train(args, config, folder)
+        return train(args, config, folder)
     return 0
 
 
-def train(args: argparse.Namespace, config: Config, folder: Path) -> None:
+def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
+    """The exit status: 0 after the last epoch, that of a terminated job when a signal came before."""
     from pointdet import runtime as runtimes
     from pointdet.training import start
     from pointdet.training.trainer import Trainer
@@ -86,8 +88,9 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> None:
         trainer = Trainer(model, batches, val_set, folder)
         if last is not None:
             trainer.resume(last)
-        trainer.run()
+        finished = trainer.run()
     logger.info("the run is in %s", folder)
+    return 0 if finished else 128 + signal.SIGTERM
 
 
 def splits(config: Config) -> tuple[Dataset, Dataset | None]:

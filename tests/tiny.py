@@ -3,27 +3,27 @@
 
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from pointdet import runtime as runtimes
-from pointdet.config.load import load
+from pointdet.config.load import override, validate
 from pointdet.config.schema import Config
 from pointdet.data.shapes import OUTLINES, draw_shapes
 
 SIDE = 64
 CLASS_NAMES = tuple(OUTLINES)
+VALIDATION = 'dataset.val={"annotations": ["annotations/instances_val.json"], "images": "val"}'
 
 
 def draw(folder: Path, train: int = 8, val: int = 4) -> Path:
     """A data folder of drawn images, 64 x 64."""
     for seed, (split, count) in enumerate((("train", train), ("val", val))):
-        if count:
-            draw_shapes(folder, count, seed, SIDE, SIDE, split)
+        draw_shapes(folder, count, seed, SIDE, SIDE, split)
     return folder
 
 
 def settings(data: Path) -> dict[str, dict[str, object]]:
-    """The configuration of a ResNet-18 of 8 to 64 channels, as the YAML file holds it; no validation."""
+    """The configuration of a ResNet-18 of 8 to 64 channels, as the YAML file holds it; no validation images."""
     return {
         "dataset": {
             "dataset": "shapes",
@@ -43,10 +43,51 @@ def settings(data: Path) -> dict[str, dict[str, object]]:
     }
 
 
-VALIDATION = 'dataset.val={"annotations": ["annotations/instances_val.json"], "images": "val"}'
-
-
 def write_config(path: Path, data: Path) -> Path:
     """`settings` as a YAML file."""
     path.write_text(yaml.safe_dump(settings(data), sort_keys=False), encoding="utf-8")
     return path
+
+
+def config(data: Path, *overrides: str) -> Config:
+    """`settings` with overrides such as "train.seed=3"."""
+    return override(validate(settings(data), "the test's configuration"), overrides)
+
+
+def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES):
+    """A detector on the CPU that answers to its images without having been trained.
+
+    Running statistics and biases are random too, so that none can be forgotten. Deconvolutions are drawn so small
+    that only batch statistics make up for it; here they are of the size that training gives them.
+    """
+    from pointdet.runtime import start
+    from pointdet.training.start import fresh
+
+    made = fresh(config, class_names, start())
+    rng = np.random.default_rng(config.train.seed)
+    for name, variable in made.detector.parameters().items():
+        if name.endswith("deconv/W"):
+            variable.d = 50 * variable.d
+        elif name.rpartition("/")[2] in ("b", "beta", "gamma", "mean", "var"):
+            noise = 0.1 * rng.standard_normal(variable.shape, np.float32)
+            variable.d = np.float32(variable.d) + (abs(noise) if name.endswith("var") else noise)
+    return made
+
+
+def parameters(model) -> dict[str, np.ndarray]:
+    """A copy of all parameters and statistics, float32."""
+    return {name: np.array(v.d, np.float32) for name, v in model.detector.parameters().items()}
+
+
+def write_checkpoint(folder: Path, model) -> Path:
+    """What a trained model is restored from."""
+    from pointdet.weights import checkpoint, h5_file
+
+    arrays = {name: (array, True) for name, array in parameters(model).items()}
+    state = {
+        "weights": "parameters.h5",
+        "class_names": list(model.class_names),
+        "config": model.config.model_dump(mode="json"),
+    }
+    checkpoint.save(folder, state, lambda writing: h5_file.write(writing / "parameters.h5", arrays))
+    return folder

@@ -23,6 +23,7 @@ from nnabla.ext_utils import get_extension_context
 from pointdet.errors import PointDetError
 
 logging.disable(logging.NOTSET)
+logging.getLogger("nnabla").setLevel(logging.WARNING)  # it tells of every solver state
 
 # Gradients handed to NCCL at once while backward goes on, in values: 8 MiB of float32, as NNabla's examples use.
 PACK_SIZE = 2 << 20
@@ -50,9 +51,6 @@ class Ranks(Protocol):
     def all_reduce(self, gradients: Sequence[nn.NdArray]) -> None:
         """Sum the gradients over the ranks, in place; for devices without `backward_callback`."""
 
-    def abort(self, status: int) -> None:
-        """End every rank now: one that waits for us would wait for ever."""
-
 
 class Alone:
     """A run of one process."""
@@ -72,9 +70,6 @@ class Alone:
         return None
 
     def all_reduce(self, gradients: Sequence[nn.NdArray]) -> None:
-        return None
-
-    def abort(self, status: int) -> None:
         return None
 
 
@@ -126,17 +121,16 @@ class MpiRanks:
         for part, gradient in zip(parts, gradients, strict=True):
             gradient.cast(np.float32)[...] = part.reshape(gradient.shape)
 
-    def abort(self, status: int) -> None:
-        self._world.Abort(status)
-
 
 class NcclRanks(MpiRanks):
     """Processes under mpirun with a GPU each: gradients through NCCL, overlapped with backward."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int, gpu: int) -> None:
         super().__init__(expected)
+        gpu += self.local_rank
+        _require_cuda(gpu)
         # Float context: half gradients are summed in float32, where world size times loss scale cannot overflow.
-        context = get_extension_context("cudnn", device_id=str(self.local_rank), type_config="float")
+        context = get_extension_context("cudnn", device_id=str(gpu), type_config="float")
         try:
             self._communicator = communicators.MultiProcessDataParallelCommunicator(context)
             self._communicator.init()
@@ -165,9 +159,13 @@ class Runtime:
         )
 
     @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    @property
     def has_channel_last(self) -> bool:
         """Whether convolution and pooling take NHWC; NNabla's CPU functions do not."""
-        return self.device != "cpu"
+        return not self.on_cpu
 
     def describe(self) -> str:
         """One line for the log."""
@@ -183,11 +181,11 @@ def start(device: str = "cpu", gpu: int = 0) -> Runtime:
     if device not in ("cpu", "cudnn"):
         raise PointDetError(f"unknown device {device!r}; use cpu or cudnn")
     expected = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("PMI_SIZE", "1")))
-    if device == "cudnn":
-        _require_cuda(gpu)
     ranks: Ranks = Alone()
     if expected > 1:
-        ranks = NcclRanks(expected) if device == "cudnn" else MpiRanks(expected)
+        ranks = NcclRanks(expected, gpu) if device == "cudnn" else MpiRanks(expected)
+    elif device == "cudnn":
+        _require_cuda(gpu)
     runtime = Runtime(device, str(gpu + ranks.local_rank) if device == "cudnn" else "", ranks)
     nn.set_default_context(runtime.context())
     return runtime
@@ -217,10 +215,13 @@ def _brief(error: BaseException) -> str:
 
 
 def door(main: Callable[[], int | None]) -> None:
-    """Run a program's `main`: a PointDetError becomes one line and status 2, and no rank is left waiting."""
-    status = 1
+    """Run a program's `main`: a PointDetError becomes one line and status 2, and no rank is left waiting.
+
+    A status that `main` returns is that of all ranks.
+    """
+    failed = True
     try:
-        status = main() or 0
+        status, failed = main() or 0, False
     except PointDetError as error:
         status = 2
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -232,7 +233,7 @@ def door(main: Callable[[], int | None]) -> None:
     except Exception:
         _abort_ranks_after(sys.exc_info()[1])
         raise
-    if status:
+    if failed:
         _abort_ranks_after(None, status)
     sys.exit(status)
 

@@ -78,9 +78,11 @@ class Augment(Section):
     """Probability of a horizontal mirror image."""
     crop: bool = True
     """Random crop: scale from crop_scales, centre anywhere but near the border. False: shift and scale instead."""
-    crop_scales: tuple[float, ...] = Field(default=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1)
+    crop_scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        default=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1
+    )
     shift: NotNegative = 0.1
-    scale: Fraction = 0.4
+    scale: float = Field(default=0.4, ge=0.0, lt=1.0)
     colour: Fraction = 0.4
     """Range of the brightness, contrast and saturation factors, 1 +- colour; 0 switches jitter and lighting off."""
     lighting: NotNegative = 0.1

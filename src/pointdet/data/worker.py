@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pointdet.data.order import sample_rng
 from pointdet.data.ring import Ring
 from pointdet.errors import PointDetError
 from pointdet.structures import Annotation, Array, Dataset, Maps, Sample
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 Ints = npt.NDArray[np.int64]
 
@@ -149,12 +152,20 @@ class Task:
 def work(connection: Connection, ring: Ring, maker: Maker) -> None:
     """The life of a worker process: it ends when the loader closes its end of the connection, or dies."""
     cv2.setNumThreads(1)
+    _keep_memory()
     try:
         while True:
             task: Task = connection.recv()
             connection.send((task.slot, _attempt(task, ring, maker)))
     except (EOFError, ConnectionError):
         return
+
+
+def _keep_memory() -> None:
+    """Tell the C library not to give the memory of an image back after each sample: a quarter of its time."""
+    library = ctypes.CDLL(None)
+    library.mallopt(M_TRIM_THRESHOLD, 256 << 20)
+    library.mallopt(M_MMAP_THRESHOLD, 32 << 20)
 
 
 def _attempt(task: Task, ring: Ring, maker: Maker) -> Notes | Exception:

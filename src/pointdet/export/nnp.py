@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import nnabla as nn
 import nnabla.functions as F
@@ -28,10 +30,12 @@ def write(model: Model, path: Path, height: int, width: int, batch: int = 1) -> 
     graph. The file is written beside its place and renamed. Errors: PointDetError when it cannot be written.
     """
     colour = model.network().colour
-    graph = build_graph(model.detector, model.runtime, half=False, shape=(batch, height, width))
+    graph = build_graph(
+        model.detector, model.runtime, half=False, shape=(batch, height, width), exportable=True
+    )
     graph.colour.d = np.repeat(colour[None], batch, axis=0)
-    # What is among the parameters is stored with its values; everything else at the graph's end is an input.
-    parameters = {**model.detector.parameters(), "colour": graph.colour}
+    # What is in the current scope is stored with its values; everything else at the graph's end is an input.
+    scope = OrderedDict(model.detector.scope, colour=graph.colour)
     contents = {
         "networks": [
             {"name": NETWORK, "batch_size": batch, "outputs": graph.outputs, "names": {"image": graph.images}}
@@ -44,7 +48,9 @@ def write(model: Model, path: Path, height: int, width: int, batch: int = 1) -> 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The batch stands in the graph's reshapes, so it stays what it is.
-        save(str(beside), contents, variable_batch_size=False, parameters=parameters)
+        with nn.parameter_scope("", scope):
+            parameters = nn.get_parameters(grad_only=False)
+            save(str(beside), contents, variable_batch_size=False, parameters=parameters)
         beside.rename(path)
     except OSError as error:
         raise PointDetError(f"cannot write {path} ({error.strerror}); choose another place") from None
@@ -57,8 +63,9 @@ class NnpNetwork:
         """Errors: PointDetError for a file that NNabla cannot load."""
         try:
             network: Any = NnpLoader(str(path)).get_network(NETWORK)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise PointDetError(f"{path} is not a network saved by PointDet ({error})") from None
+        except (OSError, ValueError, KeyError, RuntimeError, BadZipFile) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PointDetError(f"{path} is not a network saved by PointDet ({reason})") from None
         self._image: nn.Variable = network.inputs["image"]
         self._outputs: dict[str, nn.Variable] = dict(network.outputs)
 

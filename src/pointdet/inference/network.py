@@ -25,12 +25,22 @@ class Graph:
     outputs: dict[str, nn.Variable]  # (B, K, H/4, W/4) float32; heatmaps as probabilities
 
 
-def build_graph(detector: Detector, runtime: Runtime, half: bool, shape: tuple[int, int, int]) -> Graph:
-    """The graph for (batch, height, width); parameters that do not exist yet are drawn."""
+def build_graph(
+    detector: Detector, runtime: Runtime, half: bool, shape: tuple[int, int, int], exportable: bool = False
+) -> Graph:
+    """The graph for (batch, height, width); parameters that do not exist yet are drawn.
+
+    exportable: of NNabla's own functions only, so that it can be saved.
+    """
     batch, height, width = shape
     images = nn.Variable((batch, height, width, 3))
     colour = nn.Variable((batch, detector.image_channels, 4))
-    mode = Mode(training=False, channel_last=detector.channel_last, has_channel_last=runtime.has_channel_last)
+    mode = Mode(
+        training=False,
+        channel_last=detector.channel_last,
+        has_channel_last=runtime.has_channel_last,
+        through_blas=runtime.on_cpu and not half and not exportable,
+    )
     with nn.context_scope(runtime.context()):
         raw = detector.outputs(images, colour, mode, runtime.context(half))[-1]
         outputs = {

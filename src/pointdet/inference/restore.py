@@ -34,7 +34,7 @@ class Model:
 
     def network(self) -> Network:
         """The inference network; half precision where the config asks and the device has it."""
-        half = self.config.mixed_precision.mixed_precision and self.runtime.device != "cpu"
+        half = self.config.mixed_precision.mixed_precision and not self.runtime.on_cpu
         colour = normalisation(self.config.input, self.detector.image_channels)
         return Network(self.detector, self.runtime, colour, half)
 

@@ -8,7 +8,7 @@ W: NCHW (out, in, k, k), NHWC (out, k, k, in); deconvolution (in, out/groups, k,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nnabla as nn
 import nnabla.functions as F
@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from nnabla.parameter import get_parameter_or_create
 
-Initialiser = Callable[[tuple[int, ...]], npt.NDArray[np.float64]]
+from pointdet.ops import cpu_convolution
+
+Initialiser = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,8 @@ class Mode:
 
     training: bool  # batch statistics that update the running ones, or the running ones
     channel_last: bool = False
-    has_channel_last: bool = (
-        False  # the device's own functions take NHWC; else they are wrapped in transposes
-    )
+    has_channel_last: bool = False  # the device takes NHWC; else NHWC is wrapped in transposes
+    through_blas: bool = False  # a float32 graph on the CPU that will not be saved
 
     @property
     def channel_axis(self) -> int:
@@ -38,25 +39,32 @@ class Mode:
     def wrapped(self) -> bool:
         return self.channel_last and not self.has_channel_last
 
+    @property
+    def unwrapped(self) -> Mode:
+        """The mode between the transposes."""
+        return replace(self, channel_last=False)
 
-def he_out(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+
+def he_out(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """N(0, sqrt(2 / (k k out))) for NCHW weights (He et al., 2015, the fan of the output)."""
-    return nnabla.random.prng.normal(0, np.sqrt(2 / (shape[0] * shape[2] * shape[3])), shape)
+    return np.asarray(
+        nnabla.random.prng.normal(0, np.sqrt(2 / (shape[0] * shape[2] * shape[3])), shape), np.float32
+    )
 
 
-def uniform_in(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def uniform_in(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """U(+-1 / sqrt(fan_in)) for NCHW weights, what PyTorch calls its default."""
     bound = 1 / np.sqrt(shape[1] * shape[2] * shape[3])
-    return nnabla.random.prng.uniform(-bound, bound, shape)
+    return np.asarray(nnabla.random.prng.uniform(-bound, bound, shape), np.float32)
 
 
-def small_normal(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def small_normal(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """N(0, 0.001)."""
-    return nnabla.random.prng.normal(0, 0.001, shape)
+    return np.asarray(nnabla.random.prng.normal(0, 0.001, shape), np.float32)
 
 
 def constant(value: float) -> Initialiser:
-    return lambda shape: np.full(shape, value)
+    return lambda shape: np.full(shape, value, np.float32)
 
 
 def weight(
@@ -66,7 +74,7 @@ def weight(
     first = (out_channels, in_channels, kernel, kernel)
     stored = (out_channels, kernel, kernel, in_channels) if mode.channel_last else first
 
-    def draw(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    def draw(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         values = init(first)
         return values.transpose(0, 2, 3, 1) if mode.channel_last else values
 
@@ -82,11 +90,12 @@ def convolve(
     x: nn.Variable, w: nn.Variable, b: nn.Variable | None, mode: Mode, stride: int = 1
 ) -> nn.Variable:
     """Convolution with "same" padding of an odd kernel."""
-    kernel = w.shape[2]
-    pad, strides = (kernel // 2,) * 2, (stride,) * 2
-    if not mode.wrapped:
-        return F.convolution(x, w, b, pad=pad, stride=strides, channel_last=mode.channel_last)
-    return _to_last(F.convolution(_to_first(x), _to_first(w), b, pad=pad, stride=strides))
+    if mode.wrapped:
+        return _to_last(convolve(_to_first(x), _to_first(w), b, mode.unwrapped, stride))
+    pad = w.shape[1 if mode.channel_last else 2] // 2
+    if mode.through_blas:
+        return cpu_convolution.convolution(x, w, b, pad, stride)
+    return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), channel_last=mode.channel_last)
 
 
 def conv(
@@ -134,11 +143,15 @@ def conv_norm(
 def deconv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
     """Deconvolution 4x4, stride 2, N(0, 0.001) without bias, batch normalisation, ReLU: twice the size."""
     w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, small_normal)
+    return F.relu(norm(_deconvolve(x, w, mode), mode))
+
+
+def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
-        h = _to_last(F.deconvolution(_to_first(x), _to_first(w), pad=(1, 1), stride=(2, 2)))
-    else:
-        h = F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
-    return F.relu(norm(h, mode))
+        return _to_last(_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
+    if mode.through_blas:
+        return cpu_convolution.deconvolution(x, w, 1, 2)
+    return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
 
 
 def max_pool(x: nn.Variable, mode: Mode) -> nn.Variable:

@@ -30,13 +30,19 @@ class TrainingGraph:
             self.inputs[name] = nn.Variable((batch, *shape))
             self._dtypes[name] = np.float32
         self._divisors = {name: nn.Variable(()) for name in detector.loss.divisors}
-        mode = Mode(training, detector.channel_last, runtime.has_channel_last)
+        half = config.mixed_precision.mixed_precision
+        mode = Mode(
+            training,
+            detector.channel_last,
+            runtime.has_channel_last,
+            through_blas=runtime.on_cpu and not half,
+        )
         with nn.context_scope(runtime.context()):
             stacks = detector.outputs(
                 self.inputs["image"],
                 self.inputs["colour"],
                 mode,
-                runtime.context(config.mixed_precision.mixed_precision),
+                runtime.context(half),
             )
             self.terms = detector.loss(stacks, self.inputs, self._divisors)
         for term in self.terms.values():

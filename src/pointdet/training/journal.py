@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 import platform
@@ -14,6 +15,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
+
+from pointdet.evaluation.report import write_text
 
 logger = logging.getLogger("pointdet")
 
@@ -50,13 +53,14 @@ class Journal:
         self._monitor = folder / "monitor"
         self._monitor.mkdir(exist_ok=True)
         rows = self._rows_until(step)
-        with self._csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self._columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self._csv, table.getvalue())
         for series in self._monitor.glob("*.series.txt"):
             lines = [line for line in series.read_text().splitlines() if int(line.split()[0]) <= step]
-            series.write_text("".join(line + "\n" for line in lines))
+            write_text(series, "".join(line + "\n" for line in lines))
         self._board = SummaryWriter(str(folder), purge_step=step + 1, write_to_disk=True)
 
     def _rows_until(self, step: int) -> list[dict[str, str]]:
@@ -69,7 +73,7 @@ class Journal:
         """One record: the numbers known at the end of update `step`."""
         with self._csv.open("a", newline="", encoding="utf-8") as file:
             row = {"epoch": epoch, "step": step, **{name: repr(float(v)) for name, v in numbers.items()}}
-            csv.DictWriter(file, self._columns).writerow(row)
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
         for name, value in numbers.items():
             with (self._monitor / f"{name}.series.txt").open("a", encoding="utf-8") as file:
                 file.write(f"{step} {value:.9g}\n")

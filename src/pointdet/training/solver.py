@@ -90,12 +90,7 @@ class Solver:
         # A forward pass that overflows ruins running statistics for good; a skipped step must leave no trace.
         self._statistics = [v.data for v in parameters.values() if not v.need_grad] if self._mixed else []
         self._statistics_before = [nn.NdArray(a.shape) for a in self._statistics]
-        self._average = (
-            {name: nn.NdArray(v.shape) for name, v in parameters.items()} if train.ema_decay > 0 else {}
-        )
-        for name, average in self._average.items():
-            average.copy_from(parameters[name].data)
-        self._parameters = parameters
+        self._average, self._follow = _moving_average(parameters, train.ema_decay)
 
     @property
     def gradients(self) -> list[nn.NdArray]:
@@ -134,19 +129,9 @@ class Solver:
             self._adam.weight_decay(self._train.weight_decay)
         self._adam.set_learning_rate(lr)
         self._adam.update()
-        self._follow()
+        if self._follow is not None:
+            self._follow.forward()
         return True
-
-    def _follow(self) -> None:
-        decay = self._train.ema_decay
-        with nn.auto_forward():
-            for name, average in self._average.items():
-                now = self._parameters[name]
-                if now.need_grad:
-                    moved = F.add2(F.mul_scalar(average, decay), F.mul_scalar(now.data, 1 - decay))
-                    average.copy_from(moved)
-                else:
-                    average.copy_from(now.data)  # running statistics are averages already
 
     def averaged(self) -> dict[str, nn.NdArray]:
         """The moving average of every parameter; empty when train.ema_decay is 0."""
@@ -164,6 +149,25 @@ class Solver:
             raise PointDetError(
                 f"{path} is not a whole solver state ({str(error).splitlines()[0]}); resume from another checkpoint"
             ) from None
+
+
+def _moving_average(
+    parameters: dict[str, nn.Variable], decay: float
+) -> tuple[dict[str, nn.NdArray], nn.Variable | None]:
+    """The averages, and the graph whose forward pass moves them; nothing for a decay of 0.
+
+    Running statistics are averaged too: they must belong to the averaged weights, not to the newest.
+    """
+    if decay == 0:
+        return {}, None
+    averages, moves = {}, []
+    for name, parameter in parameters.items():
+        average, newest = nn.Variable(parameter.shape), nn.Variable(parameter.shape)
+        average.data.copy_from(parameter.data)
+        newest.data = parameter.data
+        moves.append(F.assign(average, average * decay + newest * (1 - decay)))
+        averages[name] = average.data
+    return averages, F.sink(*moves)
 
 
 def gradient_norm(gradients: list[nn.NdArray]) -> float:

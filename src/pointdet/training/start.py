@@ -18,7 +18,7 @@ from pointdet.inference.restore import Model
 from pointdet.runtime import Runtime
 from pointdet.training.journal import environment, log_to
 from pointdet.weights import checkpoint as checkpoints
-from pointdet.weights import h5_file
+from pointdet.weights import h5_file, published
 from pointdet.weights.fit import fit
 
 logger = logging.getLogger("pointdet")
@@ -32,6 +32,7 @@ def open_folder(folder: Path, resume: bool, config: Config, runtime: Runtime) ->
     last = None
     if runtime.ranks.rank == 0:
         last = checkpoints.find(folder / "checkpoints" / "last")
+        checkpoints.find(folder / "checkpoints" / "best")  # may have been interrupted as well
         if resume and last is None:
             raise PointDetError(f"there is no checkpoint to resume in {folder}; start without --resume")
         if last is not None and not resume:
@@ -64,7 +65,11 @@ def take_parameters(path: Path, model: Model) -> None:
     Errors: PointDetError when nothing fits.
     """
     source = path / checkpoints.read_state(path)["weights"] if path.is_dir() else path
-    report = fit(h5_file.read(source), model.detector.parameters(), model.detector.channel_last)
+    arrays = h5_file.read(source)
+    if source == path and published.heads_look_swapped(arrays):
+        logger.warning("%s: size and offset heads are exchanged, as in files before February 2023", source)
+        arrays = published.with_swapped_heads(arrays)
+    report = fit(arrays, model.detector.parameters(), model.detector.channel_last)
     if not report.kept:
         raise PointDetError(f"nothing in {source} fits this network; check model.arch, num_layers and width")
     logger.info("%s: %s", source, report.describe())

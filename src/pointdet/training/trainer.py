@@ -63,8 +63,8 @@ class Trainer:
 
     # -- the run ----------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train to the last epoch, or until SIGTERM or SIGINT, which ends after a whole step with a checkpoint."""
+    def run(self) -> bool:
+        """Train to the last epoch. False: a signal ended it after a whole step, with a checkpoint."""
         settings = self._config.train
         self._journal = None
         if self._ranks.rank == 0:
@@ -86,10 +86,11 @@ class Trainer:
             self._journal.close()
         if self._stop:
             logger.info("stopped at epoch %d, step %d; continue with --resume", self._epoch + 1, self._update)
+        return not self._stop
 
     def _train_epoch(self) -> None:
         settings = self._config.train
-        sums, count, waited, since = self._zeros(), 0, 0.0, time.monotonic()
+        sums, steps, skips, waited, since = self._zeros(), 0, 0, 0.0, time.monotonic()  # of a log interval
         batches = self._loader.epoch(self._epoch, self._update * settings.accumulate)
         bar = tqdm(
             total=self._updates,
@@ -104,14 +105,18 @@ class Trainer:
             waited += time.monotonic() - started
             terms, save = self._step(parts)
             self._update += 1
+            steps += 1
             bar.update()
-            if terms is not None:
-                sums, count = sums + terms, count + 1
+            if terms is None:
+                skips += 1
+            else:
+                sums += terms
             if self._update % settings.log_intervals == 0 or self._update == self._updates or self._stop:
-                seconds = time.monotonic() - since
-                self._log(sums / max(count, 1), bar, seconds, waited)
-                sums, count, waited, since = self._zeros(), 0, 0.0, time.monotonic()
-            if save or self._stop:
+                means = sums / (steps - skips) if steps > skips else sums + math.nan
+                self._log(means, steps, bar, time.monotonic() - since, waited)
+                sums, steps, skips, waited, since = self._zeros(), 0, 0, 0.0, time.monotonic()
+            # A whole epoch is saved after its validation.
+            if save and self._update < self._updates or self._stop:
                 self._save("last")
         bar.close()
         batches.close()
@@ -162,13 +167,12 @@ class Trainer:
             "lower train.learning_rate.base_lr, raise its warmup_epochs, or set train.clip_grad_norm"
         )
 
-    def _log(self, mean_terms: Any, bar: Any, seconds: float, waited: float) -> None:
+    def _log(self, mean_terms: Any, steps: int, bar: Any, seconds: float, waited: float) -> None:
         terms = dict(zip(self._graph.terms, self._ranks.sum(mean_terms), strict=True))
         if self._journal is None:
             return
         settings = self._config.train
-        updates = (self._update - 1) % settings.log_intervals + 1
-        images = updates * settings.batch_size * settings.accumulate * self._ranks.size
+        images = steps * settings.batch_size * settings.accumulate * self._ranks.size
         step = self._epoch * self._updates + self._update
         # The rate that the last update used.
         lr = learning_rate(settings.learning_rate, settings.num_epochs, self._updates, step - 1)
@@ -183,7 +187,7 @@ class Trainer:
         self._journal.write(self._epoch + 1, step, numbers)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
         if bar.disable:
-            left = (settings.num_epochs * self._updates - step) * seconds / updates
+            left = (settings.num_epochs * self._updates - step) * seconds / steps
             logger.info(
                 "epoch %d/%d, step %d/%d: %s, lr %.2e, %.1f images/s (%.0f%% waiting), %s left",
                 self._epoch + 1,
@@ -225,7 +229,10 @@ class Trainer:
         """Running statistics become the mean over the ranks, so that all ranks evaluate the same network."""
         if self._ranks.size == 1:
             return
-        statistics = [v.data for v in self._parameters.values() if not v.need_grad]
+        averages = self._solver.averaged()
+        names = [name for name, v in self._parameters.items() if not v.need_grad]
+        statistics = [self._parameters[name].data for name in names]
+        statistics += [averages[name] for name in names if name in averages]
         self._ranks.all_reduce(statistics)
         for array in statistics:
             array.data[...] /= self._ranks.size
@@ -305,13 +312,17 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM (a scheduler's warning) and the first SIGINT end the run at the next whole step, on all ranks."""
+        """SIGTERM (a scheduler's warning) and the first SIGINT end the run at the next whole step, on all ranks.
+
+        SIGUSR1 as well: mpirun hands it on, while after a SIGTERM it soon kills the ranks.
+        """
 
         def stop(signum: int, frame: object) -> None:
             self._asked_to_stop = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:

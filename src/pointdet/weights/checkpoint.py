@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +38,13 @@ def save(folder: Path, state: dict[str, Any], write_files: Callable[[Path], None
             folder.rename(old)
         writing.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        shutil.rmtree(writing, ignore_errors=True)
         raise PointDetError(
-            f"cannot write the checkpoint {folder} ({error.strerror}); free space or choose another output folder"
+            f"cannot write the checkpoint {folder} ({os.strerror(number)}); free space or choose another output folder"
         ) from None
 
 
@@ -65,6 +70,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise PointDetError(f"{path} has another format than {FORMAT}; it needs another version of PointDet")
     return state
+
+
+def _system_error(error: OSError | RuntimeError) -> int | None:
+    """The system's number of an error. HDF5 hides it in prose, and in a RuntimeError when it closes a file."""
+    told = re.search(r"errno = (\d+)", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

@@ -63,7 +63,7 @@ def fit(arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool) 
             continue
         array = _with_input_channels(arrays[name], variable.shape, name, 3 if channel_last else 1)
         if array.shape == variable.shape:
-            variable.d[...] = array
+            variable.data.cast(np.float32)[...] = array  # fresh parameters may still be of another type
             kept.append(name)
         else:
             skipped.append(f"{name} {array.shape} for {variable.shape}")

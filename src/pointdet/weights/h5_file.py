@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ def read(path: Path) -> Arrays:
 
 def write(path: Path, parameters: Mapping[str, tuple[npt.NDArray[np.float32], bool]]) -> None:
     """Write name -> (array, whether it is learnt)."""
-    with h5py.File(path, "w") as file:
+    content = io.BytesIO()  # HDF5 gets into a muddle when the disk is full
+    with h5py.File(content, "w") as file:
         for index, (name, (array, learnt)) in enumerate(parameters.items()):
             dataset = file.create_dataset(name, data=np.asarray(array, np.float32))
             dataset.attrs["index"] = index
             dataset.attrs["need_grad"] = learnt
+    path.write_bytes(content.getbuffer())

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much faster do two ranks train than one, on two cores?
+
+python benchmarks/ranks.py: starts itself under mpirun -n 1 and -n 2, in turn. A step is the trainer's: the loader's
+next batch, forward, backward, all-reduce, update. Every rank takes the same number of images a step and has loader
+processes of its own, all on the same cores; the bound is 1.8 times the images per second. Best of the repeats.
+
+Imports that reach NNabla stand inside the functions: the loader's worker processes import this file again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import machine
+import numpy as np
+
+from pointdet.config.schema import Config, Dataset, Input, Model, Split, Train
+from pointdet.data.augment import Augmenter
+from pointdet.data.catalogue import read_dataset
+from pointdet.data.loader import Loader
+from pointdet.data.shapes import draw_shapes
+
+BOUND = 1.8
+RANKS = (1, 2)
+PARTS = ("data", "compute", "wait", "reduce", "update")
+TITLES = ("waiting for data", "forward, backward", "waiting for others", "all-reduce", "update")
+SECONDS = 150  # of one start of mpirun at most
+
+Figures = dict[str, float]  # images_per_second, and seconds a step of every part
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=256, help="height and width, a multiple of 32 [256]")
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
+    parser.add_argument("--batch", type=int, default=4, help="images per rank and step [4]")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes per rank [1]")
+    parser.add_argument(
+        "--steps", type=int, default=5, help="steps that are timed, after one that is not [5]"
+    )
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rank-of", type=Path, metavar="DATA", help=argparse.SUPPRESS)  # started by mpirun
+    args = parser.parse_args()
+    config = Config(
+        dataset=Dataset(
+            dataset="shapes",
+            format="coco",
+            train=Split(annotations=("annotations/instances_train.json",), images="train"),
+        ),
+        model=Model(width=args.width),
+        input=Input(height=args.size, width=args.size),
+        train=Train(batch_size=args.batch, workers=args.workers),
+    )
+    if args.rank_of is not None:
+        train(config, args.rank_of, args.steps)
+        return 0
+
+    print(machine.describe())
+    print(
+        f"ResNet-18, width {args.width:g}, {args.size} x {args.size}; per rank {args.batch} images a step",
+        end="",
+    )
+    print(f" and {args.workers} loader process(es)\n")
+    best: dict[int, Figures] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        draw_shapes(folder, max(RANKS) * args.batch * (args.steps + 1), 0, args.size, args.size)
+        for _ in range(args.repeats):
+            for ranks in RANKS:
+                figures = start(ranks, folder)
+                if ranks not in best or figures["images_per_second"] > best[ranks]["images_per_second"]:
+                    best[ranks] = figures
+    return report(best)
+
+
+def start(ranks: int, folder: str) -> Figures:
+    """The figures of one run of this file under mpirun."""
+    beside_python = Path(sys.executable).parent / "mpirun"
+    command = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
+    if command is None:
+        raise SystemExit("no mpirun: run `make setup`, or install Open MPI")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    if os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = subprocess.run(
+        # Unbound, so that the loader process of a single rank has the second core to itself.
+        [command, "--timeout", str(SECONDS), "--bind-to", "none", "--oversubscribe", "-n", str(ranks)]
+        + [sys.executable, __file__, *sys.argv[1:], "--rank-of", folder],
+        check=False,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"mpirun -n {ranks} ended with status {done.returncode}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def train(config: Config, folder: Path, steps: int) -> None:
+    """One rank's part of the training; rank 0 prints the figures as JSON."""
+    from pointdet import runtime as runtimes
+    from pointdet.training.graph import TrainingGraph
+    from pointdet.training.solver import Solver
+    from pointdet.training.start import fresh
+
+    runtime = runtimes.start()
+    ranks = runtime.ranks
+    dataset = read_dataset(config.dataset.model_copy(update={"data_dir": str(folder)}), "train")
+    model = fresh(config, dataset.class_names, runtime)
+    graph = TrainingGraph(config, model.detector, runtime)
+    solver = Solver(config.train, config.mixed_precision, model.detector.parameters())
+    loader = Loader(
+        dataset,
+        Augmenter(config.augment, config.input),
+        model.detector.codec,
+        config.train.batch_size,
+        config.train.seed,
+        config.train.workers,
+        ranks.rank,
+        ranks.size,
+    )
+    seconds = np.zeros(len(PARTS))
+    with loader:
+        batches = loader.epoch(0)
+        for step in range(steps + 1):
+            if step == 1:  # the first one made the memory and waited for the loader's start
+                ranks.sum(np.zeros(1))
+                seconds[:], since = 0, time.perf_counter()
+            marks = [time.perf_counter()]
+            batch = next(batches)
+            marks.append(time.perf_counter())
+            divisors = ranks.sum(model.detector.loss.count(batch))
+            solver.begin()
+            graph.forward(batch, divisors)
+            graph.backward(1.0, None)
+            marks.append(time.perf_counter())
+            ranks.sum(np.zeros(1))  # not the trainer's: tells waiting from reducing
+            marks.append(time.perf_counter())
+            ranks.all_reduce(solver.gradients)
+            marks.append(time.perf_counter())
+            solver.update(1e-4)
+            marks.append(time.perf_counter())
+            seconds += np.diff(marks)
+        ranks.sum(np.zeros(1))
+        whole = time.perf_counter() - since
+    shares = ranks.sum(seconds) / ranks.size / steps
+    if ranks.rank == 0:
+        images = steps * config.train.batch_size * ranks.size
+        figures = {"images_per_second": images / whole, **dict(zip(PARTS, shares.tolist(), strict=True))}
+        print(json.dumps(figures))
+
+
+def report(best: dict[int, Figures]) -> int:
+    print(f"{'milliseconds a step':<20}" + "".join(f"{r:>9} rank{'s' * (r > 1):<1}" for r in RANKS))
+    for part, title in zip(PARTS, TITLES, strict=True):
+        print(f"{title:<20}" + "".join(f"{1000 * best[r][part]:15.1f}" for r in RANKS))
+    print(f"{'images/s':<20}" + "".join(f"{best[r]['images_per_second']:15.2f}" for r in RANKS))
+    two = best[2]
+    share = two["reduce"] / sum(two[part] for part in PARTS)
+    ratio = two["images_per_second"] / best[1]["images_per_second"]
+    print(f"\nall-reduce: {100 * share:.1f} % of two ranks' time")
+    print(f"2 ranks / 1 rank = {ratio:.2f} (bound {BOUND})")
+    return 0 if ratio >= BOUND else 1
+
+
+if __name__ == "__main__":
+    from pointdet.runtime import door
+
+    door(main)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run, with settings far too small to measure anything, and their numbers fit together."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script, *arguments):
+    """Output of a benchmark; status 1 says that a bound was missed, which these settings may well do."""
+    command = [sys.executable, ROOT / "benchmarks" / script, *map(str, arguments)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert result.returncode in (0, 1) and "Traceback" not in result.stderr, result.stderr
+    return result
+
+
+def row(text, name):
+    """The numbers of the line that begins with `name`."""
+    (line,) = re.findall(rf"^{re.escape(name)} .*$", text, re.MULTILINE)
+    return [float(number) for number in re.findall(r"\d+\.\d+", line)]
+
+
+@pytest.fixture(autouse=True)
+def package(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+
+
+def test_loader():
+    output = run("loader.py", "--repeats", 1, "--images", 4, "--workers", 1).stdout
+    sample, imread = row(output, "whole sample")[0], row(output, "cv2.imread")[0]
+    assert sample / imread == pytest.approx(float(re.search(r"sample / imread = (\S+)", output)[1]), rel=0.02)
+    assert float(re.search(r"1 worker\(s\): (\d+) images/s", output)[1]) > 0
+
+
+def test_step():
+    inference, training = run("step.py", "--size", 64, "--width", 0.125, "--repeats", 2).stdout.split(
+        "training"
+    )
+    assert row(inference, "heads apart")[0] > 0
+    for name in ("as it is", "NNabla's convolutions", "heads apart", "graph built every step"):
+        whole, ratio, *parts = row(training, name)
+        assert sum(parts) == pytest.approx(whole, abs=0.3)
+        assert ratio == pytest.approx(whole / row(training, "as it is")[0], abs=0.05)
+
+
+def test_ranks(mpirun):
+    mpirun(1, "--version")  # skips where there is none
+    settings = ["--size", 64, "--width", 0.125, "--batch", 2, "--steps", 2, "--repeats", 1]
+    output = run("ranks.py", *settings).stdout
+    rates = row(output, "images/s")
+    parts = [row(output, name) for name in ("forward, backward", "waiting for data", "all-reduce")]
+    assert all(
+        0 <= milliseconds < 2000 * ranks / rates[ranks - 1]
+        for part in parts
+        for ranks, milliseconds in zip((1, 2), part, strict=True)
+    )
+    assert parts[2][1] > 0
+    assert float(re.search(r"rank = (\S+) ", output)[1]) == pytest.approx(rates[1] / rates[0], abs=0.01)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exported network, run by NNabla's own loader, is the network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from pointdet.errors import PointDetError
+from pointdet.export.nnp import NnpNetwork, write
+from pointdet.inference.predictor import Predictor
+
+SRC = Path(__file__).parents[2] / "src"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.draw(tmp_path_factory.mktemp("data"), train=3)
+
+
+def images(count, height=64, width=64):
+    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("mixed_precision.channel_last=true",),
+        ("mixed_precision.mixed_precision=true", "input.colour_order=rgb"),
+    ],
+    ids=["NCHW", "NHWC", "four channels, RGB"],
+)
+def test_same_maps(tmp_path, data, overrides):
+    model = tiny.model(tiny.config(data, *overrides))
+    path = tmp_path / "folder" / "x.nnp"
+    write(model, path, 64, 96, batch=2)
+    assert [file.name for file in path.parent.iterdir()] == ["x.nnp"]
+    network = NnpNetwork(path)
+    for seed in (2, 3):
+        pixels = images(seed, 64, 96)[:2]
+        expected, found = model.network()(pixels), network(pixels)
+        assert set(found) == set(expected) == {"heatmap", "size", "offset"}
+        for name, array in expected.items():
+            assert found[name].shape == array.shape and found[name].dtype == np.float32
+            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
+    assert 0 < found["heatmap"].min() and found["heatmap"].max() < 1  # probabilities
+
+
+def test_same_detections(tmp_path, data):
+    model = tiny.model(tiny.config(data))
+    write(model, tmp_path / "x.nnp", 64, 64)
+    predictor = Predictor.of(model)
+    exported = Predictor(
+        NnpNetwork(tmp_path / "x.nnp"),
+        model.detector.codec,
+        model.config.input,
+        model.config.test,
+        model.class_names,
+    )
+    for path in sorted((data / "train").iterdir()):
+        image = cv2.imread(str(path))
+        expected, found = predictor(image), exported(image)
+        assert len(found) == len(expected) > 0
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+        np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+
+
+def test_another_input_size_is_refused(tmp_path, data):
+    write(tiny.model(tiny.config(data)), tmp_path / "x.nnp", 64, 64)
+    with pytest.raises(PointDetError, match=r"saved for images \(1, 64, 64, 3\), not \(1, 64, 96, 3\)"):
+        NnpNetwork(tmp_path / "x.nnp")(images(1, 64, 96))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK no archive"], ids=["nothing", "empty", "garbage"])
+def test_what_is_no_network_is_said(tmp_path, content):
+    path = tmp_path / "x.nnp"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PointDetError, match="x.nnp is not a network saved by PointDet") as raised:
+        NnpNetwork(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_place_to_write(tmp_path, data):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PointDetError, match=r"cannot write .*file/x.nnp \(.*\); choose another place"):
+        write(tiny.model(tiny.config(data)), tmp_path / "file" / "x.nnp", 64, 64)
+
+
+def export(*arguments):
+    return subprocess.run(
+        [sys.executable, SRC / "save_nnp.py", "ctdet", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_door(tmp_path, data):
+    model = tiny.model(tiny.config(data))
+    checkpoint = tiny.write_checkpoint(tmp_path / "best", model)
+    result = export("--checkpoint", checkpoint, "--save_dir", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "out" / "resnet_18.nnp"
+    assert (
+        f"{path}: image (1, 64, 64, 3) uint8 BGR -> heatmap (1, {len(tiny.CLASS_NAMES)}, 16, 16)"
+        in result.stdout
+    )
+    assert "largest difference after loading it again: " in result.stdout
+    pixels = images(1)
+    for name, array in NnpNetwork(path)(pixels).items():
+        np.testing.assert_allclose(array, model.network()(pixels)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_door_refuses(tmp_path, data):
+    checkpoint = tiny.write_checkpoint(tmp_path / "best", tiny.model(tiny.config(data)))
+    result = export("--checkpoint", checkpoint, "--input_h", "65", "--save_dir", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr == "error: --input_h and --input_w must be multiples of 32, not 65 x 64\n"
+    assert not (tmp_path / "out").exists()

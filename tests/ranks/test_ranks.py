@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two ranks are one: gradients, images, detections, parameters; and what ends one ends all."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from pointdet.config.load import dump
+from pointdet.weights import checkpoint, h5_file
+
+HERE = Path(__file__).parent
+MAIN = HERE.parents[1] / "src" / "main.py"
+IMAGES = 10  # the third joined batch of four is half full
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    tiny.draw(folder / "data", train=IMAGES, val=5)
+    config = tiny.config(folder / "data", tiny.VALIDATION, "augment.colour=0")
+    path = folder / "tiny.yaml"
+    path.write_text(dump(config), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    # One thread for each product of matrices, as under mpirun: more of them add up in another order.
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | threads | {"PYTHONPATH": str(MAIN.parent)}
+    subprocess.run([sys.executable, HERE / "together.py", config, folder], check=True, env=environment)
+    return dict(np.load(folder / "rank_0_of_1.npz"))
+
+
+@pytest.fixture(scope="module")
+def folder_of_two(config, mpirun, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    result = mpirun(2, HERE / "together.py", config, folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder_of_two):
+    return [dict(np.load(folder_of_two / f"rank_{rank}_of_2.npz")) for rank in (0, 1)]
+
+
+def of(arrays, prefix):
+    return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
+
+
+def test_summed_gradients_are_those_of_the_joined_batch(alone, two):
+    expected = of(alone, "gradient/")
+    counts = [rank["gradient/own_count"] for rank in two]
+    assert (counts[0] != counts[1]).any()  # else dividing on each rank alone would pass too
+    np.testing.assert_array_equal(sum(counts), expected.pop("own_count"))
+    largest = max(np.abs(gradient).max() for gradient in expected.values())
+    for rank in two:
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(
+                rank[f"gradient/{name}"], gradient, rtol=0, atol=1e-6 * largest, err_msg=name
+            )
+    for name in expected:
+        np.testing.assert_array_equal(two[0][f"gradient/{name}"], two[1][f"gradient/{name}"])
+
+
+def seen(ranks, epoch):
+    """The images of an epoch that count, as bytes."""
+    found = []
+    for rank in ranks:
+        half = len(rank["weights"]) // 2
+        rows = slice(epoch * half, (epoch + 1) * half)
+        pixels = rank["images"][rows].reshape(-1, *rank["images"].shape[2:])
+        found += [image.tobytes() for image in pixels[rank["weights"][rows].ravel() == 1]]
+    return found
+
+
+def test_every_image_once(alone, two):
+    for epoch in (0, 1):
+        images = seen(two, epoch)
+        assert len(images) == len(set(images)) == IMAGES
+        assert set(images) == set(seen([alone], epoch))
+    # The joined batches too are the same, whoever shares them.
+    for step, (pixels, weights) in enumerate(zip(alone["images"], alone["weights"], strict=True)):
+        joined = {image.tobytes() for image in pixels[weights == 1]}
+        assert joined == {
+            image.tobytes() for rank in two for image in rank["images"][step][rank["weights"][step] == 1]
+        }
+
+
+def test_detections_are_those_of_one_rank(alone, two):
+    assert len(alone["lengths"]) == 5 and alone["lengths"].min() > 0
+    for rank in two:
+        for name in ("lengths", "boxes", "labels", "scores"):
+            np.testing.assert_array_equal(rank[name], alone[name])
+
+
+def test_parameters_stay_equal(two, folder_of_two):
+    first, second = (of(rank, "trained/") for rank in two)
+    last = folder_of_two / "run" / "checkpoints" / "last"
+    saved, averaged = h5_file.read(last / "parameters.h5"), h5_file.read(last / "ema.h5")
+    assert list(first) == list(saved) == list(averaged)
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array, err_msg=name)  # statistics are shared too
+        np.testing.assert_array_equal(saved[name], array)
+        assert np.isfinite(averaged[name]).all()
+    assert checkpoint.read_state(last)["ranks"] == 2
+
+
+def arguments(config, folder, *more):
+    settings = ("train.num_epochs=2", "train.workers=1", "train.val_intervals=1", *more)
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    return ["ctdet", "--train-config", config, "-o", folder, *overrides]
+
+
+def journal(folder):
+    with (folder / "journal.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(config, mpirun, tmp_path_factory):
+    """A run of two ranks through the door."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    result = mpirun(2, MAIN, *arguments(config, folder))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("rank 0 of 2 on the CPU") == 1 and "rank 1" not in result.stderr
+    return folder
+
+
+def test_a_run_of_two_ranks(whole):
+    rows = journal(whole)
+    assert [row["step"] for row in rows if row["total"]] == [str(step + 1) for step in range(6)]
+    assert [row["step"] for row in rows if row["AP"]] == ["3", "6"]
+    assert {path.name for path in (whole / "checkpoints").iterdir()} == {"last", "best"}
+    state = checkpoint.read_state(whole / "checkpoints" / "last")
+    assert (state["epoch"], state["updates_per_epoch"], state["ranks"]) == (2, 3, 2)
+    arrays = h5_file.read(whole / "checkpoints" / "last" / "parameters.h5")
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert len(list(whole.glob("events.*"))) == 1
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(config, whole, mpirun, tmp_path):
+    folder = tmp_path / "run"
+    stopped = mpirun(2, HERE / "interfere.py", "stop", "1", *arguments(config, folder))
+    assert stopped.returncode == 143, stopped.stderr
+    assert "stopped at epoch" in stopped.stderr and "MPI_ABORT" not in stopped.stderr
+    state = checkpoint.read_state(folder / "checkpoints" / "last")
+    # The signal came after the ranks had agreed on the third step: the fourth is the last.
+    assert (state["epoch"], state["update"]) == (1, 1)
+    resumed = mpirun(2, MAIN, *arguments(config, folder), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    terms = ("step", "lr", "heatmap", "size", "offset", "total")
+    ours, theirs = ([[row[t] for t in terms] for row in journal(f) if row["total"]] for f in (folder, whole))
+    assert ours == theirs
+    found, expected = (h5_file.read(f / "checkpoints" / "last" / "solver.h5") for f in (folder, whole))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize(("what", "rank"), [("fail", 0), ("fail", 1), ("crash", 1), ("die", 1)])
+def test_what_ends_one_rank_ends_all(config, mpirun, tmp_path, what, rank):
+    started = time.monotonic()
+    result = mpirun(2, HERE / "interfere.py", what, str(rank), *arguments(config, tmp_path / "run"))
+    assert time.monotonic() - started < 60
+    assert result.returncode != 0
+    if what == "fail":
+        sentences = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert sentences == ["error: this rank cannot go on; mend it"]
+        assert "Traceback" not in result.stderr
+    if what == "crash":
+        assert "ZeroDivisionError: a mistake of ours" in result.stderr
+        assert f"rank {rank} failed" in result.stderr
+
+
+def test_more_ranks_than_images(config, mpirun, tmp_path):
+    data = tiny.draw(tmp_path / "data", train=1)
+    result = mpirun(2, MAIN, *arguments(config, tmp_path / "run"), "--data_dir", data)
+    assert result.returncode == 2
+    assert "error: shapes_train has 1 images for 2 ranks; start fewer ranks" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_is_not_overwritten_by_two_ranks_either(config, whole, mpirun):
+    before = (whole / "journal.csv").read_bytes()
+    result = mpirun(2, MAIN, *arguments(config, whole))
+    assert result.returncode == 2
+    sentences = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1 and "already holds a run; add --resume" in sentences[0]
+    assert (whole / "journal.csv").read_bytes() == before

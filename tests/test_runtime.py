@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a process runs, what it says when it cannot, and how it leaves."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+from pointdet import runtime
+from pointdet.errors import PointDetError
+
+SRC = Path(__file__).parents[1] / "src"
+
+
+def ended(main):
+    """The status that the door ends with."""
+    with pytest.raises(SystemExit) as raised:
+        runtime.door(main)
+    return raised.value.code
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_the_door(capfd):
+    assert ended(lambda: None) == 0
+    assert ended(lambda: 143) == 143
+    assert capfd.readouterr() == ("", "")
+    assert ended(raising(PointDetError("it is broken; mend it"))) == 2
+    assert capfd.readouterr() == ("", "error: it is broken; mend it\n")
+    assert ended(raising(KeyboardInterrupt())) == 130
+    assert capfd.readouterr() == ("", "interrupted\n")
+    assert ended(raising(BrokenPipeError())) == 141
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
+        runtime.door(raising(ZeroDivisionError()))
+
+
+def test_the_cpu():
+    here = runtime.start()
+    assert here.describe() == f"rank 0 of 1 on the CPU, NNabla {nn.__version__}"
+    assert here.context().backend[0] == "cpu:float" and here.context(half=True).backend[0] == "cpu:half"
+    assert not here.has_channel_last
+
+
+def test_alone():
+    ranks = runtime.start().ranks
+    assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
+    np.testing.assert_array_equal(ranks.sum(np.array([1.0, 2.0])), [1, 2])
+    assert ranks.gather("x") == ["x"] and ranks.broadcast("x") == "x"
+    gradient = nn.NdArray.from_numpy_array(np.ones(3, np.float32))
+    ranks.all_reduce([gradient])
+    assert ranks.backward_callback([gradient]) is None
+    np.testing.assert_array_equal(gradient.data, 1)
+
+
+def test_an_unknown_device():
+    with pytest.raises(PointDetError, match="unknown device 'tpu'; use cpu or cudnn"):
+        runtime.start("tpu")
+
+
+HAS_CUDA = importlib.util.find_spec("nnabla_ext.cudnn") is not None
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="there is a GPU extension")
+def test_no_gpu_is_no_reason_to_use_the_cpu():
+    with pytest.raises(
+        PointDetError, match="the GPU cannot be used .*; install nnabla-ext-cuda120"
+    ) as raised:
+        runtime.start("cudnn")
+    assert "\n" not in str(raised.value)
+
+
+START = "from pointdet import runtime; runtime.door(lambda: print(runtime.start().ranks.size))"
+
+
+def start_with(*paths, **variables):
+    """A process that starts the runtime in an environment of its own."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE"))
+    }
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(map(str, [*paths, SRC])), **variables}
+    return subprocess.run(
+        [sys.executable, "-c", START],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_process_of_its_own_is_quiet():
+    result = start_with()
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
+
+
+def test_mpirun_without_mpi4py(tmp_path):
+    """Each rank would train alone otherwise, and nobody would notice."""
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").write_text("raise ImportError('libmpi.so: cannot open')")
+    result = start_with(tmp_path, OMPI_COMM_WORLD_SIZE="2")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == (
+        "error: started under mpirun with 2 ranks, but mpi4py cannot be used (libmpi.so: cannot open); "
+        "install Open MPI and mpi4py, or start one process without mpirun\n"
+    )
+
+
+def test_mpirun_of_another_mpi(tmp_path):
+    """Then every process is an MPI world of its own."""
+    pytest.importorskip("mpi4py")
+    result = start_with(PMI_SIZE="2")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "mpirun started 2 ranks, but MPI sees 1" in result.stderr
+
+
+def test_ranks_of_an_mpirun(tmp_path, mpirun):
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import numpy as np, nnabla as nn\n"
+        "from pointdet.runtime import start\n"
+        "ranks = start().ranks\n"
+        "arrays = [nn.NdArray.from_numpy_array(np.full(s, ranks.rank + 1, np.float32)) for s in ((2, 3), (4,))]\n"
+        "for _ in range(2):\n"
+        "    ranks.all_reduce(arrays)\n"
+        "assert all((a.data == 6).all() for a in arrays), [a.data for a in arrays]\n"
+        "assert ranks.sum(np.array([1.0, ranks.rank])).tolist() == [2, 1]\n"
+        "assert ranks.gather(ranks.rank) == ([0, 1] if ranks.rank == 0 else None)\n"
+        "assert ranks.broadcast(f'from {ranks.rank}') == 'from 0'\n"
+        "assert (ranks.size, ranks.local_rank) == (2, ranks.rank)\n"
+    )
+    result = mpirun(2, script)
+    assert result.returncode == 0, result.stderr

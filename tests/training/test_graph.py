@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accumulated passes are the joined batch; half precision stays beside float."""
+
+import numpy as np
+import pytest
+import tiny
+
+from pointdet.training.graph import TrainingGraph
+from pointdet.training.solver import Solver
+from pointdet.weights.fit import fit
+
+
+def gradients(model, batches, parts):
+    """Gradients and terms of one update that takes `batches` in `parts` passes, running statistics used."""
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    graph = TrainingGraph(model.config, model.detector, model.runtime, training=False)
+    solver = Solver(model.config.train, model.config.mixed_precision, model.detector.parameters())
+    divisors = model.detector.loss.count(joined)
+    solver.begin()
+    terms = {}
+    for part in range(parts):
+        rows = slice(part * len(joined["weight"]) // parts, (part + 1) * len(joined["weight"]) // parts)
+        for name, value in graph.forward({n: a[rows] for n, a in joined.items()}, divisors).items():
+            terms[name] = terms.get(name, 0) + value
+        graph.backward(1.0, None)
+    learnt = model.detector.parameters(learnt_only=True)
+    return {name: v.g.copy() for name, v in learnt.items()}, terms
+
+
+def test_accumulated_passes_are_the_joined_batch(data, batches):
+    """With the loss's divisors of all passes together; one image of four has no weight."""
+    model = tiny.model(tiny.config(data))
+    pair = batches(model, 2)
+    pair[1]["weight"][1] = 0
+    one, terms = gradients(tiny.model(tiny.config(data, "train.batch_size=4")), pair, 1)
+    two, sums = gradients(model, pair, 2)
+    assert terms == pytest.approx(sums, rel=1e-5)
+    largest = max(np.abs(gradient).max() for gradient in one.values())
+    assert set(one) == set(two) and largest > 0.01
+    for name, gradient in one.items():
+        np.testing.assert_allclose(two[name], gradient, rtol=0, atol=1e-6 * largest, err_msg=name)
+    # Divisors of each pass alone would give another gradient.
+    first, _ = gradients(model, pair[:1], 1)
+    second, _ = gradients(model, pair[1:], 1)
+    wrong = max(np.abs(first[name] + second[name] - one[name]).max() for name in one)
+    assert wrong > 0.1 * largest
+
+
+def pair(data):
+    """One network in float and in half, on small images; running statistics are used in both.
+
+    Statistics of the few cells that a CPU can afford would make the two diverge for their own reasons.
+    """
+    small = ("input.height=32", "input.width=32", "train.batch_size=1")
+    single = tiny.model(tiny.config(data, *small))
+    mixed = ("mixed_precision.mixed_precision=true", "mixed_precision.loss_scaling=16")
+    half = tiny.model(tiny.config(data, *small, *mixed))
+    fit(tiny.parameters(single), half.detector.parameters(), channel_last=False)  # fills the fourth channel
+    return single, half
+
+
+def train(model, batches, lr):
+    """The losses of Adam's steps, and the gradients of the first."""
+    graph = TrainingGraph(model.config, model.detector, model.runtime, training=False)
+    solver = Solver(model.config.train, model.config.mixed_precision, model.detector.parameters())
+    totals, first = [], {}
+    for batch in batches:
+        solver.begin()
+        totals.append(graph.forward(batch, model.detector.loss.count(batch))["total"])
+        graph.backward(solver.loss_scale.value, None)
+        if not first:
+            learnt = model.detector.parameters(learnt_only=True)
+            first = {name: v.g / np.float64(solver.loss_scale.value) for name, v in learnt.items()}
+        assert solver.update(lr)
+    return np.array(totals), first
+
+
+def test_half_stays_beside_float(data, batches):
+    """30 steps: the mean loss within 2 %, each within 20 % (Adam makes large steps of the smallest gradients)."""
+    single, half = pair(data)
+    expected, gradient = train(single, batches(single, 30), 3e-4)
+    found, half_gradient = train(half, batches(half, 30), 3e-4)
+    assert (found != expected).all()  # it is another precision
+    assert found[0] == pytest.approx(expected[0], rel=2e-3)
+    np.testing.assert_allclose(found, expected, rtol=0.2)
+    assert found.mean() == pytest.approx(expected.mean(), rel=0.02)
+
+    half_gradient["conv1/conv/W"] = half_gradient["conv1/conv/W"][:, :3]
+    one = np.concatenate([array.ravel() for array in gradient.values()])
+    other = np.concatenate([half_gradient[name].ravel() for name in gradient])
+    norms = np.linalg.norm(one), np.linalg.norm(other)
+    assert norms[1] == pytest.approx(norms[0], rel=5e-3)
+    assert one @ other > 0.999 * norms[0] * norms[1]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of a run stand in three places, each step once."""
+
+import csv
+import logging
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from pointdet.training.journal import Journal, environment, log_to
+
+COLUMNS = ["AP", "lr", "total"]
+
+
+def rows(folder):
+    with (folder / "journal.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def series(folder, name):
+    lines = (folder / "monitor" / f"{name}.series.txt").read_text().splitlines()
+    return [(int(step), float(value)) for step, value in map(str.split, lines)]
+
+
+def scalars(folder):
+    """(name, step, value) of every number in the event files, and the steps from which older ones are void."""
+    found, purges = [], []
+    for path in sorted(folder.glob("events.*")):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[12 + length + 4 :]
+            if event.HasField("session_log"):
+                purges.append(event.step)
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+    return found, purges
+
+
+def write(journal, steps):
+    for step in steps:
+        journal.write(1 + step // 10, step, {"lr": 1e-3 / step, "total": np.float64(1 / step)})
+
+
+def test_a_run(tmp_path):
+    journal = Journal(tmp_path, COLUMNS, 0)
+    write(journal, range(1, 4))
+    journal.write(1, 3, {"AP": 0.25})
+    journal.close()
+    found = rows(tmp_path)
+    assert list(found[0]) == ["epoch", "step", *COLUMNS]
+    assert [row["step"] for row in found] == ["1", "2", "3", "3"]
+    assert float(found[2]["total"]) == 1 / 3  # every bit
+    assert found[3]["AP"] == "0.25" and found[3]["total"] == ""
+    assert series(tmp_path, "total") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3, rel=1e-8))]
+    assert series(tmp_path, "AP") == [(3, 0.25)]
+    events, _ = scalars(tmp_path)
+    assert ("AP", 3, 0.25) in events and ("total", 2, 0.5) in events and len(events) == 7
+
+
+def test_readable_while_the_run_goes_on(tmp_path):
+    journal = Journal(tmp_path, COLUMNS, 0)
+    write(journal, [1])
+    assert len(rows(tmp_path)) == 1 and len(series(tmp_path, "lr")) == 1
+    journal.close()
+
+
+def test_resumed(tmp_path):
+    """What was written after the checkpoint goes; what comes next stands once."""
+    journal = Journal(tmp_path, COLUMNS, 0)
+    write(journal, range(1, 8))
+    journal.write(1, 7, {"AP": 0.1})
+    journal.close()
+    journal = Journal(tmp_path, COLUMNS, 5)
+    assert [row["step"] for row in rows(tmp_path)] == list("12345")
+    write(journal, range(6, 9))
+    journal.close()
+    assert [row["step"] for row in rows(tmp_path)] == list("12345678")
+    assert [step for step, _ in series(tmp_path, "total")] == list(range(1, 9))
+    assert series(tmp_path, "AP") == []
+    _, purges = scalars(tmp_path)
+    assert purges[-1] == 6
+
+
+def test_a_fresh_run_forgets_one_that_never_saved(tmp_path):
+    journal = Journal(tmp_path, COLUMNS, 0)
+    write(journal, range(1, 4))
+    journal.close()
+    Journal(tmp_path, COLUMNS, 0).close()
+    assert rows(tmp_path) == [] and series(tmp_path, "total") == []
+
+
+def test_resumed_with_other_columns(tmp_path):
+    journal = Journal(tmp_path, COLUMNS, 0)
+    write(journal, [1])
+    journal.close()
+    journal = Journal(tmp_path, ["total", "tag"], 1)
+    journal.write(1, 2, {"total": 2.0, "tag": 3.0})
+    journal.close()
+    assert [(row["total"], row["tag"]) for row in rows(tmp_path)] == [("1.0", ""), ("2.0", "3.0")]
+
+
+@pytest.fixture
+def logger():
+    root = logging.getLogger("pointdet")
+    before = root.level, root.propagate
+    yield logging.getLogger("pointdet.x")
+    log_to(None, 0)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.level, root.propagate = before
+
+
+def test_log_to(tmp_path, logger, capfd):
+    log_to(tmp_path, 0)
+    logger.info("first %d", 1)
+    log_to(tmp_path, 0)  # a resumed run appends, and nothing is said twice
+    logger.warning("second")
+    assert capfd.readouterr().err == "first 1\nsecond\n"
+    stamped = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in stamped] == ["first 1", "second"]
+
+
+def test_other_ranks_only_warn(tmp_path, logger, capfd):
+    log_to(tmp_path, 1)
+    logger.info("not this")
+    logger.warning("but this")
+    assert capfd.readouterr().err == "but this\n"
+    assert not (tmp_path / "log.txt").exists()
+
+
+def test_environment():
+    lines = environment("rank 0 of 1 on the CPU").splitlines()
+    assert lines[0] == "rank 0 of 1 on the CPU" and lines[1].startswith("Python 3.")
+    assert any(line.startswith("nnabla==") for line in lines)
+    assert any(line.startswith("numpy==1.") for line in lines)
