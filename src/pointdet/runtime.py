@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -246,4 +247,5 @@ def _abort_ranks_after(error: BaseException | None, status: int = 1) -> None:
         logging.getLogger("pointdet").error("rank %d failed", mpi4py.COMM_WORLD.rank, exc_info=error)
     sys.stderr.flush()
     sys.stdout.flush()
+    time.sleep(0.3)  # mpirun has much to say about an abort; let it hand on our own sentence before
     mpi4py.COMM_WORLD.Abort(status)

@@ -49,7 +49,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
             np.testing.assert_allclose([x.min(), y.min(), x.max(), y.max()], [x1, y1, x2, y2], atol=2)
             assert x1 >= 0 and y1 >= 0 and x2 <= 159 and y2 <= 127
             sides.append(max(x2 - x1, y2 - y1) + 1)
-    assert 8 <= min(sides) < 10 and 55 < max(sides) <= 64.1
+    assert 8 <= min(sides) < 16 and 55 < max(sides) <= 64.1
 
 
 def test_hidden_objects_are_left_out() -> None:

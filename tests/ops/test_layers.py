@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers against plain NumPy in either layout, and what their parameters are called and start from."""
 
+from dataclasses import replace
+
 import nnabla as nn
 import numpy as np
 import pytest
@@ -9,6 +11,12 @@ from pointdet.ops import layers
 from pointdet.ops.layers import Mode
 
 FIRST, LAST = Mode(training=False), Mode(training=False, channel_last=True)
+MODES = {
+    "NCHW": FIRST,
+    "NHWC": LAST,
+    "NCHW, BLAS": replace(FIRST, through_blas=True),
+    "NHWC, BLAS": replace(LAST, through_blas=True),
+}
 
 
 def draw(*shape, seed=0):
@@ -52,7 +60,7 @@ def numpy_deconvolution(x, w):
     return out[:, :, 1:-1, 1:-1]
 
 
-@pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 def test_convolution(mode, kernel, stride):
     x, w, b = draw(2, 3, 9, 12), draw(5, 3, kernel, kernel), draw(5)
@@ -62,7 +70,7 @@ def test_convolution(mode, kernel, stride):
     np.testing.assert_allclose(result(output, mode), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_deconvolution_norm_and_relu(mode):
     x, w = draw(2, 3, 4, 5), draw(3, 6, 4, 4)
     arrays = {
@@ -119,26 +127,24 @@ def test_colour(mode, channels):
 
 
 def test_to_first():
-    x = draw(2, 3, 4, 5)
-    for mode in (FIRST, LAST):
-        np.testing.assert_array_equal(result(layers.to_first(variable(x, mode), mode)), x)
+    x, first = draw(2, 3, 4, 5), variable(draw(1, 1, 1, 1))
+    assert layers.to_first(first, FIRST) is first
+    np.testing.assert_array_equal(result(layers.to_first(variable(x, LAST), LAST)), x)
 
 
-def test_names_and_shapes():
-    for mode, expected in ((FIRST, (8, 3, 3, 3)), (LAST, (8, 3, 3, 3))):
-        nn.clear_parameters()
-        with nn.parameter_scope("stem"):
-            layers.conv_norm(nn.Variable((1, 3, 8, 8) if mode is FIRST else (1, 8, 8, 3)), 8, 3, mode)
-            layers.deconv_norm(nn.Variable((1, 2, 8, 8) if mode is FIRST else (1, 8, 8, 2)), 8, mode)
-        found = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
-        statistics = (1, 8, 1, 1) if mode is FIRST else (1, 1, 1, 8)
-        assert found == {
-            "stem/conv/W": expected,
-            **{f"stem/bn/{name}": statistics for name in ("beta", "gamma", "mean", "var")},
-            "stem/deconv/W": (2, 8, 4, 4) if mode is FIRST else (2, 4, 4, 8),
-        }
-        learnt = set(nn.get_parameters())
-        assert learnt == {"stem/conv/W", "stem/deconv/W", "stem/bn/beta", "stem/bn/gamma"}
+@pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
+def test_names_and_shapes(mode):
+    with nn.parameter_scope("stem"):
+        layers.conv_norm(variable(draw(1, 2, 8, 8), mode), 8, 3, mode)
+        layers.deconv_norm(variable(draw(1, 2, 8, 8), mode), 8, mode)
+    statistics = (1, 1, 1, 8) if mode.channel_last else (1, 8, 1, 1)
+    assert {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()} == {
+        "stem/conv/W": (8, 3, 3, 2) if mode.channel_last else (8, 2, 3, 3),
+        "stem/deconv/W": (2, 4, 4, 8) if mode.channel_last else (2, 8, 4, 4),
+        **{f"stem/bn/{name}": statistics for name in ("beta", "gamma", "mean", "var")},
+    }
+    learnt = {"stem/conv/W", "stem/deconv/W", "stem/bn/beta", "stem/bn/gamma"}
+    assert set(nn.get_parameters()) == learnt
 
 
 @pytest.mark.parametrize(

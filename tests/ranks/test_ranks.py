@@ -173,7 +173,9 @@ def test_what_ends_one_rank_ends_all(config, mpirun, tmp_path, what, rank):
     assert time.monotonic() - started < 60
     assert result.returncode != 0
     if what == "fail":
-        sentences = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        sentences = [
+            line for line in map(str.strip, result.stderr.splitlines()) if line.startswith("error: ")
+        ]
         assert sentences == ["error: this rank cannot go on; mend it"]
         assert "Traceback" not in result.stderr
     if what == "crash":
@@ -193,6 +195,6 @@ def test_a_run_is_not_overwritten_by_two_ranks_either(config, whole, mpirun):
     before = (whole / "journal.csv").read_bytes()
     result = mpirun(2, MAIN, *arguments(config, whole))
     assert result.returncode == 2
-    sentences = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    sentences = [line for line in map(str.strip, result.stderr.splitlines()) if line.startswith("error: ")]
     assert len(sentences) == 1 and "already holds a run; add --resume" in sentences[0]
     assert (whole / "journal.csv").read_bytes() == before

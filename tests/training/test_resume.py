@@ -153,7 +153,7 @@ def test_stopped_by_a_scheduler(config, whole, tmp_path):
     assert_same_run(folder, whole)
 
 
-@pytest.mark.parametrize("save_minutes", [0, 0.001], ids=["end of epoch", "within an epoch"])
+@pytest.mark.parametrize("save_minutes", [0, 0.002], ids=["end of epoch", "within an epoch"])
 def test_killed_within_an_epoch(config, whole, tmp_path, save_minutes):
     folder = tmp_path / "run"
     often = ("--set", f"train.save_minutes={save_minutes}")

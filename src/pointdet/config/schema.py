@@ -48,7 +48,7 @@ class Model(Section):
     arch: Literal["resnet"] = "resnet"
     num_layers: int = 18
     width: float = Field(default=1.0, gt=0.0, le=2.0)
-    """Channel factor of backbone, upsampling and head, for small machines; channels stay multiples of 8."""
+    """Channel factor of backbone and upsampling, for small machines; channels stay multiples of 8."""
     head_channels: Positive = 64
     """Channels of the 3x3 convolution that opens every head."""
     pretrained_model_dir: str | None = None
@@ -131,7 +131,8 @@ class Train(Section):
     clip_grad_norm: NotNegative = 0.0
     """Bound of the norm of all gradients together; 0 is off."""
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Exponential moving average of the weights, used for evaluation and export; 0 is off."""
+    """Exponential moving average of the weights, used for evaluation and export; 0 is off. It has forgotten the
+    random start after about 5 / (1 - ema_decay) updates."""
     seed: int = Field(default=317, ge=0, lt=2**31)
     workers: int = Field(default=2, ge=0)
     """Loader processes per rank; 0 loads in the training process."""

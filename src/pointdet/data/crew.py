@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
@@ -52,9 +53,10 @@ class Processes:
         self._notes: list[list[Notes]] = [[] for _ in range(ring.slots)]
         self._workers: dict[Connection, SpawnProcess] = {}
         context = multiprocessing.get_context("spawn")
-        # Children inherit the mask: Ctrl-C and a scheduler's SIGTERM are for us to answer. A worker ends by our
+        # Children inherit the mask: Ctrl-C, a scheduler's SIGTERM and mpirun's SIGUSR1 are for us to answer. A worker ends by our
         # word, or when our end of its connection closes, however we die.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        resource_tracker.ensure_running()  # it would start with the first child, and lift the mask again
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
         try:
             for number in range(count):
                 ours, theirs = context.Pipe()

@@ -295,13 +295,18 @@ class Trainer:
                 f"the same data, batch_size x accumulate x ranks (it ran on {state['ranks']}), or start a new run "
                 "from it with --checkpoint"
             )
+        averages = self._solver.averaged()
+        if bool(averages) != (folder / "ema.h5").is_file():
+            raise PointDetError(
+                f"{folder} was written {'without' if averages else 'with'} train.ema_decay; resume with the same "
+                "setting, or start a new run from it with --checkpoint"
+            )
         head = self._detector.head
         source = folder / "parameters.h5"
         fit_all(
             h5_file.read(source), self._parameters, self._detector.channel_last, head.class_bias, str(source)
         )
         self._solver.load(folder / "solver.h5")
-        averages = self._solver.averaged()
         if averages:
             stored = h5_file.read(folder / "ema.h5")
             for name, average in averages.items():
