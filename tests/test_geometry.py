@@ -128,6 +128,7 @@ def test_warp_writes_in_place():
         view.warp(GOLDEN_VIEWS["image"], out=np.zeros((64, 64, 3), np.uint8))
 
 
+@pytest.mark.parametrize("border", [0.0, 1.0])
 def test_overlaps_are_those_of_plain_loops(border):
     boxes, others = random_boxes(12, seed=1), random_boxes(9, seed=2)
     result = overlaps(boxes, others, border)

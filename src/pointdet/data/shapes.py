@@ -20,7 +20,7 @@ MIN_SIZE = 8  # pixels, longer side of a shape
 MAX_SHARE = 0.5  # of the image's shorter side
 MAX_OBJECTS = 3
 VISIBLE = 0.4  # an object of which less is seen is not annotated
-HUE_SPREAD = 9  # standard deviation, of 180: neighbouring classes are 45 apart
+HUE_SPREAD = 6  # standard deviation, of 180: neighbouring classes are 45 apart
 SUBPIXEL = 4  # bits of the fraction in OpenCV's drawing calls
 
 
@@ -103,7 +103,7 @@ def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[Pix
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Pixels:
     """Greyish, with stripes, soft clouds and grain."""
-    picture = _textured(np.full(3, rng.uniform(70, 185)) + rng.uniform(-20, 20, 3), rng, height, width)
+    picture = _textured(np.full(3, rng.uniform(90, 165)) + rng.uniform(-12, 12, 3), rng, height, width)
     for cells in (3, 9):
         clouds = rng.normal(0, 10, (cells, cells, 3)).astype(np.float32)
         picture += cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
