@@ -6,7 +6,7 @@
 #       mpirun -n 4 python src/main.py ctdet --train-config cfg/resnet_18_coco_fp.yaml \
 #       --data_dir /data -o runs/resnet_18_coco_fp
 #
-# --shm-size: the loader's processes hand their batches over in shared memory, of which Docker gives 64 MB.
+# --shm-size: NCCL's ranks of one host talk through shared memory, of which Docker gives 64 MB.
 # UID: the files in runs/ shall belong to you.
 
 # CUDA 12 and cuDNN 8, which NNabla's wheel is linked to, and NCCL; Ubuntu 22.04 for its Python 3.10.
