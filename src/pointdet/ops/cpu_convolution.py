@@ -141,6 +141,13 @@ class _Layer(PythonFunction):
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return {i, j} == {0, 1}
 
+    def _weight_gradient(self, small: Floats, large: Floats, dw: Floats, add: bool) -> None:
+        """dw (+)= the sum over the batch of what `correlate` makes of the two sides."""
+        if not add:
+            dw[...] = 0
+        for one, other in zip(small, large, strict=True):
+            self._geometry.correlate(one, other, dw.reshape(len(dw), -1))
+
 
 class _Convolution(_Layer):
     @property
@@ -173,11 +180,7 @@ class _Convolution(_Layer):
         if propagate_down[0]:
             self._input_gradient(_data(inputs[1]), dy, _grad(inputs[0]), accum[0])
         if propagate_down[1]:
-            dw = _grad(inputs[1])
-            if not accum[1]:
-                dw[...] = 0
-            for image, gradient in zip(_data(inputs[0]), dy, strict=True):
-                self._geometry.correlate(gradient, image, dw.reshape(len(dw), -1))
+            self._weight_gradient(dy, _data(inputs[0]), _grad(inputs[1]), accum[1])
         if len(inputs) == 3 and propagate_down[2]:
             db, total = _grad(inputs[2]), dy.sum(axis=(0, 2, 3))
             db[...] = db + total if accum[2] else total
@@ -231,11 +234,7 @@ class _Deconvolution(_Layer):
             for gradient, result in zip(dy, dx, strict=True):
                 self._geometry.apply(w.reshape(len(w), -1), gradient, result, accum[0])
         if propagate_down[1]:
-            dw = _grad(inputs[1])
-            if not accum[1]:
-                dw[...] = 0
-            for image, gradient in zip(_data(inputs[0]), dy, strict=True):
-                self._geometry.correlate(image, gradient, dw.reshape(len(dw), -1))
+            self._weight_gradient(_data(inputs[0]), dy, _grad(inputs[1]), accum[1])
 
 
 def _multiply(a: Floats, b: Floats, out: Floats, add: bool) -> None:
