@@ -77,7 +77,7 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
     from pointdet.training.trainer import Trainer
 
     runtime = runtimes.start(*flags.device(args))
-    last = start.open_folder(folder, args.resume, config, runtime)
+    last = start.begin(folder, args.resume, runtime)
     train_set, val_set = splits(config)
     model = start.fresh(config, train_set.class_names, runtime)
     if last is None and args.checkpoint is not None:
@@ -88,6 +88,7 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
         trainer = Trainer(model, batches, val_set, folder)
         if last is not None:
             trainer.resume(last)
+        start.open_folder(folder, config, runtime)
         finished = trainer.run()
     logger.info("the run is in %s", folder)
     return 0 if finished else 128 + signal.SIGTERM

@@ -225,6 +225,7 @@ def door(main: Callable[[], int | None]) -> None:
         status, failed = main() or 0, False
     except PointDetError as error:
         status = 2
+        _let_rank_0_speak()
         print(f"error: {error}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         status = 130
@@ -237,6 +238,12 @@ def door(main: Callable[[], int | None]) -> None:
     if failed:
         _abort_ranks_after(None, status)
     sys.exit(status)
+
+
+def _let_rank_0_speak() -> None:
+    """What stops all ranks is said once: the others only speak if rank 0 has not ended the run before."""
+    if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))) > 0:
+        time.sleep(1)
 
 
 def _abort_ranks_after(error: BaseException | None, status: int = 1) -> None:

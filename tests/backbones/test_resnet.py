@@ -9,8 +9,8 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from pointdet.backbones.resnet import STAGES, resnet, scaled
-from pointdet.config.schema import Config, Dataset
+from pointdet.backbones.resnet import STAGES, resnet
+from pointdet.backbones.widths import scaled
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
@@ -18,38 +18,7 @@ from pointdet.ops.layers import Mode
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
 networks = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(networks)
-
-
-def config(**sections):
-    return Config(dataset=Dataset(dataset="x", format="coco"), **sections)
-
-
-def run(detector, x, channel_last):
-    """The raw outputs for an input that already is normalised."""
-    variable = nn.Variable((1, *x.shape[2:], 3) if channel_last else x.shape)
-    variable.d = x.transpose(0, 2, 3, 1) if channel_last else x
-    mode = Mode(training=False, channel_last=channel_last)
-    with nn.parameter_scope("", detector.scope):
-        outputs = detector.head(detector.backbone(variable, mode)[0], mode)
-    for output in outputs.values():
-        output.forward()
-    return {name: output.d.copy() for name, output in outputs.items()}
-
-
-def assert_close(ours, golden, name):
-    """1e-4 of the largest value, on the whole map or on its stored parts."""
-    if name in golden:
-        assert np.abs(ours - golden[name]).max() <= 1e-4 * np.abs(golden[name]).max()
-        return
-    parts = {
-        "sub": ours[:, :, 1::4, 2::4],
-        "ch3": ours[:, 3],
-        "ch_sum": ours.sum((2, 3), dtype=np.float64),
-        "ch_abs": np.abs(ours).sum((2, 3), dtype=np.float64),
-    }
-    for part, value in parts.items():
-        expected = golden[f"{name}/{part}"]
-        assert np.abs(value - expected).max() <= 1e-4 * np.abs(expected).max(), part
+config, run, assert_close = networks.config, networks.run, networks.assert_close
 
 
 @pytest.mark.parametrize("mode", ["A", "B"])
@@ -106,32 +75,7 @@ def test_parameters_are_those_of_published_files(golden, channel_last):
 
 
 def test_gradients_do_not_depend_on_the_layout():
-    x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
-    gradients = []
-    for channel_last in (False, True):
-        nn.clear_parameters()
-        nn.seed(5)
-        detector = catalogue.build(
-            config(model={"width": 0.125}, mixed_precision={"channel_last": channel_last}), 3
-        )
-        variable = nn.Variable((2, 64, 64, 3) if channel_last else (2, 3, 64, 64))
-        variable.d = x.transpose(0, 2, 3, 1) if channel_last else x
-        mode = Mode(training=True, channel_last=channel_last)
-        with nn.parameter_scope("", detector.scope):
-            outputs = detector.head(detector.backbone(variable, mode)[0], mode)
-        loss = sum(F.sum(o * o) for o in outputs.values())
-        for parameter in detector.parameters(learnt_only=True).values():
-            parameter.grad.zero()
-        loss.forward()
-        loss.backward()
-        found = {}
-        for name, parameter in detector.parameters(learnt_only=True).items():
-            grad = parameter.g.copy()
-            four = channel_last and grad.ndim == 4
-            found[name] = (grad.transpose(0, 3, 1, 2) if four else grad).ravel()
-        gradients.append(found)
-    for name, first in gradients[0].items():
-        assert np.abs(first - gradients[1][name]).max() <= 1e-4 * max(np.abs(first).max(), 1e-6), name
+    networks.assert_layouts_agree({"width": 0.125})
 
 
 def test_joined_head_convolution_equals_separate_ones():

@@ -24,9 +24,11 @@ def test_loads_and_has_a_head(path):
 
 @pytest.mark.parametrize("path", sorted(CFG.glob("*_mp.yaml")), ids=lambda path: path.name)
 def test_mixed_precision_changes_precision_only(path):
-    """The pair fp, mp is one experiment at two precisions."""
+    """The pair fp, mp is one experiment at two precisions; what half the memory allows may differ."""
     single = load(path.with_name(path.name.replace("_mp", "_fp"))).model_dump()
     mixed = load(path).model_dump()
     assert not single.pop("mixed_precision")["mixed_precision"]
     assert mixed.pop("mixed_precision")["mixed_precision"]
+    for settings in (single, mixed):
+        del settings["train"]["batch_size"], settings["train"]["learning_rate"]["base_lr"]
     assert mixed == single

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from pointdet.training.journal import Journal, environment, log_to
+from pointdet.training.journal import Journal, environment, keep_log, log_to_console
 
 COLUMNS = ["AP", "lr", "total"]
 
@@ -106,28 +106,30 @@ def logger():
     root = logging.getLogger("pointdet")
     before = root.level, root.propagate
     yield logging.getLogger("pointdet.x")
-    log_to(None, 0)
+    log_to_console(0)
     for handler in list(root.handlers):
         root.removeHandler(handler)
     root.level, root.propagate = before
 
 
-def test_log_to(tmp_path, logger, capfd):
-    log_to(tmp_path, 0)
+def test_the_log_file_has_what_was_said_before_it(tmp_path, logger, capfd):
+    log_to_console(0)
     logger.info("first %d", 1)
-    log_to(tmp_path, 0)  # a resumed run appends, and nothing is said twice
-    logger.warning("second")
-    assert capfd.readouterr().err == "first 1\nsecond\n"
+    keep_log(tmp_path)
+    logger.info("second")
+    log_to_console(0)  # a resumed run appends, and nothing is said twice
+    logger.warning("third")
+    keep_log(tmp_path)
+    assert capfd.readouterr().err == "first 1\nsecond\nthird\n"
     stamped = (tmp_path / "log.txt").read_text().splitlines()
-    assert [line.split(" ", 2)[2] for line in stamped] == ["first 1", "second"]
+    assert [line.split(" ", 2)[2] for line in stamped] == ["first 1", "second", "third"]
 
 
-def test_other_ranks_only_warn(tmp_path, logger, capfd):
-    log_to(tmp_path, 1)
+def test_other_ranks_only_warn(logger, capfd):
+    log_to_console(1)
     logger.info("not this")
     logger.warning("but this")
     assert capfd.readouterr().err == "but this\n"
-    assert not (tmp_path / "log.txt").exists()
 
 
 def test_environment():

@@ -24,15 +24,20 @@ def config(data):
 
 @pytest.fixture
 def log(caplog, monkeypatch):
-    """The log's text; `open_folder` sends it elsewhere."""
-    monkeypatch.setattr(start, "log_to", lambda folder, rank: None)
+    """The log's text; a run sends it elsewhere."""
+    monkeypatch.setattr(start, "log_to_console", lambda rank: None)
+    monkeypatch.setattr(start, "keep_log", lambda folder: None)
     monkeypatch.setattr(logging.getLogger("pointdet"), "propagate", True)
     caplog.set_level(logging.INFO, "pointdet")
     return caplog
 
 
 def open_folder(folder, config, resume=False):
-    return start.open_folder(folder, resume, config, start_runtime())
+    """Both halves of a beginning."""
+    runtime = start_runtime()
+    last = start.begin(folder, resume, runtime)
+    start.open_folder(folder, config, runtime)
+    return last
 
 
 def write_h5(path, arrays):

@@ -7,22 +7,29 @@ from collections.abc import Callable
 
 import nnabla as nn
 
-from pointdet.backbones import resnet
+from pointdet.backbones import dla, resnet
 from pointdet.config import schema
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
 
+DEPTHS = {"resnet": tuple(resnet.STAGES), "dlav0": (34,)}
+
 
 def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable]]:
     """The backbone of a configuration. Errors: PointDetError for a depth that does not exist."""
-    if model.num_layers not in resnet.STAGES:
-        known = ", ".join(map(str, resnet.STAGES))
+    depths = DEPTHS[model.arch]
+    if model.num_layers not in depths:
+        known = ", ".join(map(str, depths))
         raise PointDetError(
-            f"model.num_layers: {model.arch} has no depth {model.num_layers}; choose one of {known}"
+            f"model.num_layers: {model.arch} has no depth {model.num_layers}; "
+            + (f"choose one of {known}" if len(depths) > 1 else f"set it to {known}")
         )
+    if model.arch == "dlav0":
+        return lambda x, mode: dla.dla34(x, model.width, 3 if model.official_neck else 1, mode)
     return lambda x, mode: resnet.resnet(x, model.num_layers, model.width, mode)
 
 
 def imagenet_file(model: schema.Model, channel_last: bool) -> str:
     """The published name of the backbone's ImageNet parameters."""
-    return f"{model.arch}{model.num_layers}_{'nhwc' if channel_last else 'nchw'}_imagenet.h5"
+    name = "dla" if model.arch == "dlav0" else model.arch
+    return f"{name}{model.num_layers}_{'nhwc' if channel_last else 'nchw'}_imagenet.h5"

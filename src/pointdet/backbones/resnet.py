@@ -7,8 +7,8 @@ Parameter names are those of the published NNabla CenterNet files.
 from __future__ import annotations
 
 import nnabla as nn
-import nnabla.functions as F
 
+from pointdet.backbones.widths import scaled
 from pointdet.ops.layers import Mode, conv_norm, deconv_norm, max_pool
 
 # Depth -> residual units of the four stages, and whether they are bottlenecks.
@@ -21,17 +21,12 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 }
 
 
-def scaled(channels: int, width: float) -> int:
-    """`channels` times the width factor, as a multiple of 8."""
-    return max(8, int(channels * width / 8 + 0.5) * 8)
-
-
 def resnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 256 * width channels at stride 4]."""
     units, bottleneck = STAGES[num_layers]
     with nn.parameter_scope("conv1"):
         h = conv_norm(x, scaled(64, width), 7, mode, stride=2)
-    h = max_pool(h, mode)
+    h = max_pool(h, mode, kernel=3, stride=2, pad=1)
     for stage, count in enumerate(units):
         for unit in range(count):
             stride = 2 if stage > 0 and unit == 0 else 1
@@ -46,9 +41,9 @@ def resnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn
 def _basic(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
     with nn.parameter_scope("basicblock1"):
         h = conv_norm(x, channels, 3, mode, stride=stride)
+    shortcut = _shortcut(x, "basicblock_s", channels, stride, mode)
     with nn.parameter_scope("basicblock2"):
-        h = conv_norm(h, channels, 3, mode, relu=False)
-    return F.relu(h + _shortcut(x, "basicblock_s", channels, stride, mode))
+        return conv_norm(h, channels, 3, mode, shortcut=shortcut)
 
 
 def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
@@ -56,9 +51,9 @@ def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Va
         h = conv_norm(x, channels, 1, mode)
     with nn.parameter_scope("bottleneck2"):
         h = conv_norm(h, channels, 3, mode, stride=stride)
+    shortcut = _shortcut(x, "bottleneck_s", 4 * channels, stride, mode)
     with nn.parameter_scope("bottleneck3"):
-        h = conv_norm(h, 4 * channels, 1, mode, relu=False)
-    return F.relu(h + _shortcut(x, "bottleneck_s", 4 * channels, stride, mode))
+        return conv_norm(h, 4 * channels, 1, mode, shortcut=shortcut)
 
 
 def _shortcut(x: nn.Variable, scope: str, channels: int, stride: int, mode: Mode) -> nn.Variable:

@@ -45,8 +45,11 @@ class Dataset(Section):
 
 
 class Model(Section):
-    arch: Literal["resnet"] = "resnet"
+    arch: Literal["resnet", "dlav0"] = "resnet"
     num_layers: int = 18
+    """resnet: 18, 34, 50, 101 or 152; dlav0: 34."""
+    official_neck: bool = False
+    """dlav0: the upsampling of the official code, which has one kernel of 3x3 where the NNabla example has 1x1."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
     """Channel factor of backbone and upsampling, for small machines; channels stay multiples of 8."""
     head_channels: Positive = 64

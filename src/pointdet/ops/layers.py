@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from nnabla.parameter import get_parameter_or_create
 
-from pointdet.ops import cpu_convolution
+from pointdet.ops.cpu import convolution, normalisation
 
 Initialiser = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
 
@@ -94,7 +94,7 @@ def convolve(
         return _to_last(convolve(_to_first(x), _to_first(w), b, mode.unwrapped, stride))
     pad = w.shape[1 if mode.channel_last else 2] // 2
     if mode.through_blas:
-        return cpu_convolution.convolution(x, w, b, pad, stride)
+        return convolution.convolution(x, w, b, pad, stride)
     return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), channel_last=mode.channel_last)
 
 
@@ -114,8 +114,10 @@ def conv(
     return convolve(x, w, b, mode, stride)
 
 
-def norm(x: nn.Variable, mode: Mode) -> nn.Variable:
-    """Batch normalisation over bn/{beta,gamma,mean,var}: eps 1e-5, running average 0.9."""
+def norm(
+    x: nn.Variable, mode: Mode, *, shortcut: nn.Variable | None = None, relu: bool = False
+) -> nn.Variable:
+    """Batch normalisation over bn/{beta,gamma,mean,var}: eps 1e-5, running average 0.9; plus `shortcut`; then ReLU."""
     axis = mode.channel_axis
     shape = tuple(x.shape[axis] if i == axis else 1 for i in range(4))
     parameters = [
@@ -127,38 +129,70 @@ def norm(x: nn.Variable, mode: Mode) -> nn.Variable:
             ("var", 1, False),
         )
     ]
-    return F.batch_normalization(
-        x, *parameters, axes=[axis], decay_rate=0.9, eps=1e-5, batch_stat=mode.training
-    )
+    if mode.through_blas and not mode.channel_last:
+        return normalisation.batch_normalization(
+            x, parameters, decay=0.9, eps=1e-5, batch_stat=mode.training, shortcut=shortcut, relu=relu
+        )
+    h = F.batch_normalization(x, *parameters, axes=[axis], decay_rate=0.9, eps=1e-5, batch_stat=mode.training)
+    h = h if shortcut is None else h + shortcut
+    return F.relu(h) if relu else h
 
 
 def conv_norm(
-    x: nn.Variable, channels: int, kernel: int, mode: Mode, *, stride: int = 1, relu: bool = True
+    x: nn.Variable,
+    channels: int,
+    kernel: int,
+    mode: Mode,
+    *,
+    stride: int = 1,
+    shortcut: nn.Variable | None = None,
+    relu: bool = True,
 ) -> nn.Variable:
-    """Convolution without bias, batch normalisation and, where asked, ReLU."""
-    h = norm(conv(x, channels, kernel, mode, stride=stride), mode)
-    return F.relu(h) if relu else h
+    """Convolution without bias, batch normalisation, the sum with `shortcut` and ReLU where asked."""
+    return norm(conv(x, channels, kernel, mode, stride=stride), mode, shortcut=shortcut, relu=relu)
 
 
 def deconv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
     """Deconvolution 4x4, stride 2, N(0, 0.001) without bias, batch normalisation, ReLU: twice the size."""
     w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, small_normal)
-    return F.relu(norm(_deconvolve(x, w, mode), mode))
+    return norm(_deconvolve(x, w, mode), mode, relu=True)
 
 
 def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
         return _to_last(_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
     if mode.through_blas:
-        return cpu_convolution.deconvolution(x, w, 1, 2)
+        return convolution.deconvolution(x, w, 1, 2)
     return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
 
 
-def max_pool(x: nn.Variable, mode: Mode) -> nn.Variable:
-    """3x3, stride 2, pad 1."""
+def depthwise_upsample(x: nn.Variable, mode: Mode) -> nn.Variable:
+    """Deconvolution 4x4, stride 2, of every channel by itself, bilinear at the beginning: twice the size."""
+    channels = x.shape[mode.channel_axis]
+    shape = (channels, 4, 4, 1) if mode.channel_last else (channels, 1, 4, 4)
+    w = get_parameter_or_create("deconv/W", shape, bilinear)
+    return _depthwise_deconvolve(x, w, mode)
+
+
+def _depthwise_deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
-        return _to_last(F.max_pooling(_to_first(x), (3, 3), (2, 2), pad=(1, 1)))
-    return F.max_pooling(x, (3, 3), (2, 2), pad=(1, 1), channel_last=mode.channel_last)
+        return _to_last(_depthwise_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
+    return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), group=w.shape[0], channel_last=mode.channel_last)
+
+
+def bilinear(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Deconvolution weights of 4 x 4 that interpolate, for either layout of one output channel."""
+    row = np.array([0.25, 0.75, 0.75, 0.25])
+    kernel = np.outer(row, row).reshape([1 if n == 1 else 4 for n in shape[1:]])
+    return np.broadcast_to(kernel, shape).astype(np.float32)
+
+
+def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) -> nn.Variable:
+    if mode.wrapped:
+        return _to_last(max_pool(_to_first(x), mode.unwrapped, kernel=kernel, stride=stride, pad=pad))
+    return F.max_pooling(
+        x, (kernel, kernel), (stride, stride), pad=(pad, pad), channel_last=mode.channel_last
+    )
 
 
 def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:

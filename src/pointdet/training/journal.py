@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import distributions
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
@@ -20,9 +21,11 @@ from pointdet.evaluation.report import write_text
 
 logger = logging.getLogger("pointdet")
 
+REMEMBERED = 1000  # lines of the log before there is a run folder
 
-def log_to(folder: Path | None, rank: int) -> None:
-    """Send the program's log to the console and, where given, to folder/log.txt; ranks above 0 only warn."""
+
+def log_to_console(rank: int) -> None:
+    """Send the program's log to the console, and remember it for `keep_log`; ranks above 0 only warn."""
     root = logging.getLogger("pointdet")
     root.propagate = False
     root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -32,10 +35,22 @@ def log_to(folder: Path | None, rank: int) -> None:
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(console)
-    if folder is not None and rank == 0:
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        root.addHandler(file)
+    if rank == 0:
+        root.addHandler(MemoryHandler(REMEMBERED, flushOnClose=False))
+
+
+def keep_log(folder: Path) -> None:
+    """Write what the log said so far, and all it will say, to folder/log.txt."""
+    root = logging.getLogger("pointdet")
+    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    for handler in list(root.handlers):
+        if isinstance(handler, MemoryHandler):
+            handler.setTarget(file)
+            handler.flush()
+            root.removeHandler(handler)
+            handler.close()
+    root.addHandler(file)
 
 
 class Journal:

@@ -16,7 +16,7 @@ from pointdet.errors import PointDetError
 from pointdet.inference.network import build_graph
 from pointdet.inference.restore import Model
 from pointdet.runtime import Runtime
-from pointdet.training.journal import environment, log_to
+from pointdet.training.journal import environment, keep_log, log_to_console
 from pointdet.weights import checkpoint as checkpoints
 from pointdet.weights import h5_file, published
 from pointdet.weights.fit import fit
@@ -24,11 +24,12 @@ from pointdet.weights.fit import fit
 logger = logging.getLogger("pointdet")
 
 
-def open_folder(folder: Path, resume: bool, config: Config, runtime: Runtime) -> Path | None:
-    """Make the run folder with config.yaml, environment.txt and log.txt; the checkpoint to resume, or None.
+def begin(folder: Path, resume: bool, runtime: Runtime) -> Path | None:
+    """Start the log; the checkpoint to resume, or None. Writes nothing.
 
-    Errors: PointDetError when a run would be overwritten, when there is nothing to resume, or without permission.
+    Errors: PointDetError when a run would be overwritten, or when there is nothing to resume.
     """
+    log_to_console(runtime.ranks.rank)
     last = None
     if runtime.ranks.rank == 0:
         last = checkpoints.find(folder / "checkpoints" / "last")
@@ -39,16 +40,25 @@ def open_folder(folder: Path, resume: bool, config: Config, runtime: Runtime) ->
             raise PointDetError(
                 f"{folder} already holds a run; add --resume to continue it, or choose another -o"
             )
+    last_anywhere: Path | None = runtime.ranks.broadcast(last)
+    logger.info("%s", runtime.describe())
+    return last_anywhere
+
+
+def open_folder(folder: Path, config: Config, runtime: Runtime) -> None:
+    """Make the run folder with config.yaml, environment.txt and log.txt, when all else is in order.
+
+    Errors: PointDetError without permission.
+    """
+    if runtime.ranks.rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.yaml").write_text(load.dump(config), encoding="utf-8")
             (folder / "environment.txt").write_text(environment(runtime.describe()), encoding="utf-8")
+            keep_log(folder)
         except OSError as error:
             raise PointDetError(f"cannot write to {folder} ({error.strerror}); choose another -o") from None
-    last_anywhere: Path | None = runtime.ranks.broadcast(last)
-    log_to(folder, runtime.ranks.rank)
-    logger.info("%s", runtime.describe())
-    return last_anywhere
+    runtime.ranks.broadcast(None)  # nobody runs ahead of the folder
 
 
 def fresh(config: Config, class_names: tuple[str, ...], runtime: Runtime) -> Model:

@@ -8,7 +8,7 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from pointdet.ops import cpu_convolution
+from pointdet.ops.cpu import convolution
 
 # batch, in, out, height, width, kernel, stride
 CONVOLUTIONS = [
@@ -19,8 +19,12 @@ CONVOLUTIONS = [
     (2, 8, 12, 9, 12, 1, 2),
     (1, 64, 48, 64, 96, 3, 1),  # several blocks
     (1, 4, 4, 1, 1, 3, 1),
+    (5, 64, 48, 32, 32, 3, 1),  # blocks of one image
+    (7, 96, 40, 14, 18, 3, 1),  # blocks of several images, the last of fewer
+    (7, 64, 200, 14, 18, 3, 1),
+    (5, 256, 200, 32, 32, 1, 1),
 ]
-DECONVOLUTIONS = [(2, 8, 6, 5, 7), (1, 64, 64, 48, 64), (1, 3, 4, 1, 1)]
+DECONVOLUTIONS = [(2, 8, 6, 5, 7), (1, 64, 64, 48, 64), (1, 3, 4, 1, 1), (5, 64, 32, 16, 20)]
 
 
 def parameters(seed, *shapes):
@@ -55,7 +59,7 @@ def test_convolution(case, with_bias):
     pad = kernel // 2
 
     def ours(x, w, b=None):
-        return cpu_convolution.convolution(x, w, b, pad, stride)
+        return convolution.convolution(x, w, b, pad, stride)
 
     def theirs(x, w, b=None):
         return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride))
@@ -71,7 +75,7 @@ def test_deconvolution(case):
     inputs = parameters(1, (batch, channels, height, width), (channels, out, 4, 4))
 
     def ours(x, w):
-        return cpu_convolution.deconvolution(x, w, 1, 2)
+        return convolution.deconvolution(x, w, 1, 2)
 
     def theirs(x, w):
         return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2))
@@ -83,7 +87,7 @@ def test_deconvolution(case):
 
 def test_gradients_add_up_over_passes():
     x, w = parameters(2, (2, 4, 8, 8), (6, 4, 3, 3))
-    loss = F.sum(cpu_convolution.convolution(x, w, None, 1, 1))
+    loss = F.sum(convolution.convolution(x, w, None, 1, 1))
     w.grad.zero()
     x.grad.zero()
     gradients = []
@@ -96,7 +100,7 @@ def test_gradients_add_up_over_passes():
 
 def test_memory_does_not_grow():
     x, w = parameters(3, (1, 16, 32, 32), (16, 16, 3, 3))
-    loss = F.sum(cpu_convolution.convolution(x, w, None, 1, 1))
+    loss = F.sum(convolution.convolution(x, w, None, 1, 1))
     sizes = []
     for step in range(1000):
         w.grad.zero()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DLA-34 (Yu et al., 2018) with the upsampling of "DLAv0": image -> one feature map at stride 4.
+
+Iterative deep aggregation without deformable convolutions. Parameter names and the order in which maps are joined
+are those of the published NNabla CenterNet files.
+"""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+
+from pointdet.backbones.widths import scaled
+from pointdet.ops.layers import Mode, conv_norm, depthwise_upsample, max_pool
+
+CHANNELS = (16, 32, 64, 128, 256, 512)  # of levels 0 to 5; level k has stride 2^k
+
+
+def dla34(x: nn.Variable, width: float, last_kernel: int, mode: Mode) -> list[nn.Variable]:
+    """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 64 * width channels at stride 4].
+
+    `last_kernel`: of the last node at stride 8; 1 in the NNabla example, 3 in the official code.
+    """
+    channels = [scaled(c, width) for c in CHANNELS]
+    with nn.parameter_scope("conv1"):
+        h = conv_norm(x, channels[0], 7, mode)
+    with nn.parameter_scope("level0/conv1"):
+        h = conv_norm(h, channels[0], 3, mode)
+    with nn.parameter_scope("level1/conv1"):
+        h = conv_norm(h, channels[1], 3, mode, stride=2)
+    with nn.parameter_scope("level2"):
+        level2 = _tree(h, channels[2], mode)
+    with nn.parameter_scope("level3"):
+        level3 = _deep_tree(level2, channels[3], mode)
+    with nn.parameter_scope("level4"):
+        level4 = _deep_tree(level3, channels[4], mode)
+    with nn.parameter_scope("level5"):
+        level5 = _tree(level4, channels[5], mode, with_input=True)
+    return [_upsampling(level2, level3, level4, level5, last_kernel, mode)]
+
+
+def _tree(x: nn.Variable, channels: int, mode: Mode, with_input: bool = False) -> nn.Variable:
+    """Two blocks at half the size, aggregated; `with_input`: together with the pooled input."""
+    pooled = max_pool(x, mode, kernel=2, stride=2, pad=0)
+    shortcut = conv_norm(pooled, channels, 1, mode, relu=False)
+    first, second = _blocks(x, shortcut, channels, 2, mode)
+    return _join("root", [first, pooled, second] if with_input else [first, second], channels, 1, mode)
+
+
+def _deep_tree(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
+    """A tree at half the size, and two more blocks that aggregate its result and the pooled input as well."""
+    with nn.parameter_scope("node1"):
+        inner = _tree(x, channels, mode)
+    with nn.parameter_scope("node2"):
+        first, second = _blocks(inner, inner, channels, 1, mode)
+        pooled = max_pool(x, mode, kernel=2, stride=2, pad=0)
+        return _join("root", [first, inner, second, pooled], channels, 1, mode)
+
+
+def _blocks(
+    x: nn.Variable, shortcut: nn.Variable, channels: int, stride: int, mode: Mode
+) -> tuple[nn.Variable, nn.Variable]:
+    with nn.parameter_scope("block1"):
+        first = _block(x, shortcut, channels, stride, mode)
+    with nn.parameter_scope("block2"):
+        return first, _block(first, first, channels, 1, mode)
+
+
+def _block(x: nn.Variable, shortcut: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
+    with nn.parameter_scope("basicblock1"):
+        h = conv_norm(x, channels, 3, mode, stride=stride)
+    with nn.parameter_scope("basicblock2"):
+        return conv_norm(h, channels, 3, mode, shortcut=shortcut)
+
+
+def _upsampling(
+    level2: nn.Variable,
+    level3: nn.Variable,
+    level4: nn.Variable,
+    level5: nn.Variable,
+    last_kernel: int,
+    mode: Mode,
+) -> nn.Variable:
+    """Every map is brought to the size of the one before it and joined with it, until stride 4."""
+    c2, c3, c4 = (level.shape[mode.channel_axis] for level in (level2, level3, level4))
+    sixteenth = _join("up8/root", [_up("up16/up", level5, c4, mode), level4], c4, 3, mode)
+    with nn.parameter_scope("up4/residual_level3"):
+        inner = _join("level3up_root/root", [_up("up", level4, c3, mode), level3], c3, 3, mode)
+    up8 = _up("up8/up", sixteenth, c3, mode)
+    eighth = _join("up4/residual_level3/x_root/root", [up8, inner], c3, last_kernel, mode)
+    up4 = _up("up4/up", eighth, c2, mode)
+    from_inner = _up("up2_b/up", inner, c2, mode)
+    with nn.parameter_scope("up2_c"):
+        h = _join("level3up_c_root/root", [level2, _up("up", level3, c2, mode)], c2, 3, mode)
+        h = _join("level2up_root/root", [from_inner, h], c2, 3, mode)
+        return _join("x_root/root", [up4, h], c2, 3, mode)
+
+
+def _up(scope: str, x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
+    """To `channels`, and twice the size."""
+    with nn.parameter_scope(scope):
+        return depthwise_upsample(conv_norm(x, channels, 1, mode), mode)
+
+
+def _join(scope: str, maps: list[nn.Variable], channels: int, kernel: int, mode: Mode) -> nn.Variable:
+    with nn.parameter_scope(scope):
+        return conv_norm(F.concatenate(*maps, axis=mode.channel_axis), channels, kernel, mode)
