@@ -33,6 +33,9 @@ setup(
     ],
     extras_require={
         "cuda120": ["nnabla-ext-cuda120==1.39.0"],
+        "onednn": [
+            "onednn-cpu-gomp==2023.2.0"
+        ],  # faster convolutions on x86-64 CPUs, see docs/performance.md
         "onnx": ["onnx==1.17.0", "onnxruntime==1.23.2"],  # onnx 1.18 and later want protobuf 4
         "dev": [
             "pytest==9.2.*",
@@ -41,6 +44,7 @@ setup(
             "mypy==2.4.*",
             "types-PyYAML",
             "types-tqdm",
+            "onednn-cpu-gomp==2023.2.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         ],
     },
 )

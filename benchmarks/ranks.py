@@ -44,6 +44,7 @@ def main() -> int:
     )
     parser.add_argument("--size", type=int, default=256, help="height and width, a multiple of 32 [256]")
     parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
+    parser.add_argument("--kernels", default="auto", help="runtime.cpu_kernels [auto]")
     parser.add_argument("--batch", type=int, default=4, help="images per rank and step [4]")
     parser.add_argument("--workers", type=int, default=1, help="loader processes per rank [1]")
     parser.add_argument(
@@ -63,7 +64,7 @@ def main() -> int:
         train=Train(batch_size=args.batch, workers=args.workers),
     )
     if args.rank_of is not None:
-        train(config, args.rank_of, args.steps)
+        train(config, args.rank_of, args.steps, args.kernels)
         return 0
 
     print(machine.describe())
@@ -106,14 +107,14 @@ def start(ranks: int, folder: str) -> Figures:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def train(config: Config, folder: Path, steps: int) -> None:
+def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
     """One rank's part of the training; rank 0 prints the figures as JSON."""
     from pointdet import runtime as runtimes
     from pointdet.training.graph import TrainingGraph
     from pointdet.training.solver import Solver
     from pointdet.training.start import fresh
 
-    runtime = runtimes.start()
+    runtime = runtimes.start(cpu_kernels=kernels)
     ranks = runtime.ranks
     dataset = read_dataset(config.dataset.model_copy(update={"data_dir": str(folder)}), "train")
     model = fresh(config, dataset.class_names, runtime)

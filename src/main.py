@@ -76,7 +76,7 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
     from pointdet.training import start
     from pointdet.training.trainer import Trainer
 
-    runtime = runtimes.start(*flags.device(args))
+    runtime = runtimes.start(*flags.device(args), config.runtime.cpu_kernels)
     last = start.begin(folder, args.resume, runtime)
     train_set, val_set = splits(config)
     model = start.fresh(config, train_set.class_names, runtime)

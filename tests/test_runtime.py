@@ -13,6 +13,7 @@ import pytest
 
 from pointdet import runtime
 from pointdet.errors import PointDetError
+from pointdet.ops.cpu import onednn
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -45,10 +46,25 @@ def test_the_door(capfd):
 
 
 def test_the_cpu():
-    here = runtime.start()
-    assert here.describe() == f"rank 0 of 1 on the CPU, NNabla {nn.__version__}"
+    here = runtime.start(cpu_kernels="blas")
+    assert here.describe() == f"rank 0 of 1 on the CPU (blas kernels), NNabla {nn.__version__}"
+    assert (here.kernels(half=False), here.kernels(half=True)) == ("blas", "nnabla")
     assert here.context().backend[0] == "cpu:float" and here.context(half=True).backend[0] == "cpu:half"
     assert not here.has_channel_last
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_who_computes(monkeypatch, installed):
+    monkeypatch.setattr(onednn, "library_file", lambda: "libdnnl.so.3" if installed else None)
+    assert runtime.start().cpu_kernels == ("onednn" if installed else "blas")
+    assert runtime.start(cpu_kernels="nnabla").cpu_kernels == "nnabla"
+    if installed:
+        assert runtime.start(cpu_kernels="onednn").cpu_kernels == "onednn"
+        return
+    with pytest.raises(
+        PointDetError, match="onednn-cpu-gomp is not installed; pip install .* or choose blas"
+    ):
+        runtime.start(cpu_kernels="onednn")
 
 
 def test_alone():

@@ -22,6 +22,7 @@ from nnabla import communicators
 from nnabla.ext_utils import get_extension_context
 
 from pointdet.errors import PointDetError
+from pointdet.ops.cpu import onednn
 
 logging.disable(logging.NOTSET)
 logging.getLogger("nnabla").setLevel(logging.WARNING)  # it tells of every solver state
@@ -152,6 +153,7 @@ class Runtime:
     device: str  # "cpu" or "cudnn"
     device_id: str
     ranks: Ranks
+    cpu_kernels: str = "nnabla"  # "blas" or "onednn"
 
     def context(self, half: bool = False) -> nn.Context:
         """The NNabla context that functions are created in."""
@@ -168,15 +170,24 @@ class Runtime:
         """Whether convolution and pooling take NHWC; NNabla's CPU functions do not."""
         return not self.on_cpu
 
+    def kernels(self, half: bool) -> str:
+        """Whose functions compute: those of `ops.cpu` know float32 on the CPU only."""
+        return self.cpu_kernels if self.on_cpu and not half else "nnabla"
+
     def describe(self) -> str:
         """One line for the log."""
-        place = "the CPU" if self.device == "cpu" else f"{self.device} device {self.device_id}"
+        place = (
+            f"the CPU ({self.cpu_kernels} kernels)"
+            if self.on_cpu
+            else f"{self.device} device {self.device_id}"
+        )
         return f"rank {self.ranks.rank} of {self.ranks.size} on {place}, NNabla {nn.__version__}"
 
 
-def start(device: str = "cpu", gpu: int = 0) -> Runtime:
+def start(device: str = "cpu", gpu: int = 0, cpu_kernels: str = "auto") -> Runtime:
     """The runtime of this process: 'cpu' or 'cudnn'; under mpirun rank r of a host takes its GPU `gpu + r`.
 
+    `cpu_kernels`: nnabla, blas, onednn, or auto: onednn where it is installed, otherwise blas.
     Errors: PointDetError when the device does not work or when mpirun's ranks cannot talk to each other.
     """
     if device not in ("cpu", "cudnn"):
@@ -187,9 +198,19 @@ def start(device: str = "cpu", gpu: int = 0) -> Runtime:
         ranks = NcclRanks(expected, gpu) if device == "cudnn" else MpiRanks(expected)
     elif device == "cudnn":
         _require_cuda(gpu)
-    runtime = Runtime(device, str(gpu + ranks.local_rank) if device == "cudnn" else "", ranks)
+    device_id = str(gpu + ranks.local_rank) if device == "cudnn" else ""
+    runtime = Runtime(device, device_id, ranks, chosen(cpu_kernels))
     nn.set_default_context(runtime.context())
     return runtime
+
+
+def chosen(cpu_kernels: str) -> str:
+    """What `runtime.cpu_kernels` comes to here. Errors: PointDetError for onednn where it is not installed."""
+    if cpu_kernels == "auto":
+        return "onednn" if onednn.library_file() else "blas"
+    if cpu_kernels == "onednn":
+        onednn.require()
+    return cpu_kernels
 
 
 def _require_cuda(gpu: int) -> None:

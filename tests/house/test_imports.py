@@ -15,6 +15,7 @@ FLOORS = {
     "pointdet.geometry": 1,
     "pointdet.errors": 1,
     "pointdet.runtime": 1,
+    "pointdet.processor": 1,
     "pointdet.backbones": 2,
     "pointdet.weights": 2,
     "pointdet.drawing": 2,

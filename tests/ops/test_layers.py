@@ -14,8 +14,8 @@ FIRST, LAST = Mode(training=False), Mode(training=False, channel_last=True)
 MODES = {
     "NCHW": FIRST,
     "NHWC": LAST,
-    "NCHW, BLAS": replace(FIRST, through_blas=True),
-    "NHWC, BLAS": replace(LAST, through_blas=True),
+    "NCHW, BLAS": replace(FIRST, kernels="blas"),
+    "NHWC, BLAS": replace(LAST, kernels="blas"),
 }
 
 

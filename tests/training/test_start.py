@@ -51,7 +51,7 @@ def test_a_run_folder_says_how_to_do_it_again(tmp_path, config, log):
     assert load(folder / "config.yaml") == config
     assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["seed"] == 317
     environment = (folder / "environment.txt").read_text()
-    assert environment.startswith("rank 0 of 1 on the CPU, NNabla ") and "nnabla==" in environment
+    assert environment.startswith("rank 0 of 1 on the CPU (") and "nnabla==" in environment
     assert "rank 0 of 1 on the CPU" in log.text
 
 

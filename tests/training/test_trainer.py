@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data):
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path, data):
-    model = tiny.model(tiny.config(data, "train.num_epochs=20", "train.learning_rate.base_lr=1.0e+30"))
+    model = tiny.model(tiny.config(data, "train.num_epochs=20", "train.learning_rate.base_lr=3.0e+38"))
     with pytest.raises(PointDetError, match="the loss is not finite at epoch .* step .* .lr .*; lower"):
         run(tmp_path / "run", model)
 

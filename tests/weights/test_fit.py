@@ -30,8 +30,9 @@ def build(num_classes=3, channel_last=False, channels=3, **model):
 
 def randomised(detector, seed):
     rng = np.random.default_rng(seed)
-    for variable in detector.parameters().values():
-        variable.d = rng.standard_normal(variable.shape, np.float32)
+    for name, variable in detector.parameters().items():
+        noise = rng.standard_normal(variable.shape, np.float32)
+        variable.d = np.abs(noise) if name.endswith("/var") else noise
     return detector
 
 

@@ -85,6 +85,13 @@ def device(flags: argparse.Namespace) -> tuple[str, int]:
     return ("cudnn" if installed else "cpu"), 0
 
 
+def cpu_kernels(flags: argparse.Namespace) -> str:
+    """`runtime.cpu_kernels` of the command line; a checkpoint's own is of the machine that trained it."""
+    name = "runtime.cpu_kernels="
+    asked = [o.removeprefix(name) for o in overrides(flags) if o.startswith(name)]
+    return asked[-1] if asked else "auto"
+
+
 def config_of(flags: argparse.Namespace, checkpoint: Path) -> Config | None:
     """What a bare parameter file is read with; None for a checkpoint folder, which holds its own.
 

@@ -161,6 +161,13 @@ class MixedPrecision(Section):
     loss_scaling_interval: Positive = 2000
 
 
+class Runtime(Section):
+    """The machine, not the model: testing programs take it from --set alone, not from a checkpoint."""
+
+    cpu_kernels: Literal["auto", "nnabla", "blas", "onednn"] = "auto"
+    """Who computes float32 on the CPU: NNabla, NumPy's BLAS, or oneDNN. auto: oneDNN where installed, else BLAS."""
+
+
 class Test(Section):
     __test__ = False
     batch_size: Positive = 1
@@ -186,6 +193,7 @@ class Config(Section):
     augment: Augment = Augment()
     train: Train = Train()
     mixed_precision: MixedPrecision = MixedPrecision()
+    runtime: Runtime = Runtime()
     test: Test = Test()
 
     @model_validator(mode="after")

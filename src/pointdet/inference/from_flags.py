@@ -15,7 +15,7 @@ from pointdet.runtime import Runtime
 
 def start_runtime(args: argparse.Namespace) -> Runtime:
     """The device that --extension_module and --gpus name; rank 0 prints it."""
-    runtime = runtimes.start(*flags.device(args))
+    runtime = runtimes.start(*flags.device(args), flags.cpu_kernels(args))
     if runtime.ranks.rank == 0:
         print(runtime.describe(), flush=True)
     return runtime

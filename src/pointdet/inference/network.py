@@ -39,7 +39,7 @@ def build_graph(
         training=False,
         channel_last=detector.channel_last,
         has_channel_last=runtime.has_channel_last,
-        through_blas=runtime.on_cpu and not half and not exportable,
+        kernels="nnabla" if exportable else runtime.kernels(half),
     )
     with nn.context_scope(runtime.context()):
         raw = detector.outputs(images, colour, mode, runtime.context(half))[-1]

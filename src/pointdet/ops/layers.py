@@ -29,7 +29,12 @@ class Mode:
     training: bool  # batch statistics that update the running ones, or the running ones
     channel_last: bool = False
     has_channel_last: bool = False  # the device takes NHWC; else NHWC is wrapped in transposes
-    through_blas: bool = False  # a float32 graph on the CPU that will not be saved
+    kernels: str = "nnabla"  # "blas" or "onednn": a float32 graph on the CPU that will not be saved
+
+    @property
+    def through_python(self) -> bool:
+        """Whether this layer is one of ours; NCHW only."""
+        return self.kernels != "nnabla" and not self.channel_last
 
     @property
     def channel_axis(self) -> int:
@@ -93,8 +98,8 @@ def convolve(
     if mode.wrapped:
         return _to_last(convolve(_to_first(x), _to_first(w), b, mode.unwrapped, stride))
     pad = w.shape[1 if mode.channel_last else 2] // 2
-    if mode.through_blas:
-        return convolution.convolution(x, w, b, pad, stride)
+    if mode.through_python:
+        return convolution.convolution(x, w, b, pad=pad, stride=stride, library=mode.kernels)
     return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), channel_last=mode.channel_last)
 
 
@@ -129,7 +134,7 @@ def norm(
             ("var", 1, False),
         )
     ]
-    if mode.through_blas and not mode.channel_last:
+    if mode.through_python:
         return normalisation.batch_normalization(
             x, parameters, decay=0.9, eps=1e-5, batch_stat=mode.training, shortcut=shortcut, relu=relu
         )
@@ -161,8 +166,8 @@ def deconv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
 def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
         return _to_last(_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
-    if mode.through_blas:
-        return convolution.deconvolution(x, w, 1, 2)
+    if mode.through_python:
+        return convolution.deconvolution(x, w, pad=1, stride=2, library=mode.kernels)
     return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
 
 
@@ -177,6 +182,8 @@ def depthwise_upsample(x: nn.Variable, mode: Mode) -> nn.Variable:
 def _depthwise_deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
         return _to_last(_depthwise_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
+    if mode.through_python and mode.kernels == "onednn":  # for a matrix product there is nothing to win here
+        return convolution.deconvolution(x, w, pad=1, stride=2, groups=w.shape[0], library=mode.kernels)
     return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), group=w.shape[0], channel_last=mode.channel_last)
 
 

@@ -35,7 +35,7 @@ class TrainingGraph:
             training,
             detector.channel_last,
             runtime.has_channel_last,
-            through_blas=runtime.on_cpu and not half,
+            kernels=runtime.kernels(half),
         )
         with nn.context_scope(runtime.context()):
             stacks = detector.outputs(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution through BLAS against NNabla's own functions: values, all gradients, accumulation, memory."""
+"""Convolution through either library against NNabla's own functions: values, all gradients, accumulation, memory."""
 
 import resource
 
@@ -9,22 +9,44 @@ import numpy as np
 import pytest
 
 from pointdet.ops.cpu import convolution
+from pointdet.ops.cpu.onednn import library_file
 
-# batch, in, out, height, width, kernel, stride
+# batch, in, out, height, width, kernel, stride, dilation, groups
 CONVOLUTIONS = [
-    (2, 3, 8, 33, 47, 7, 2),
-    (1, 8, 16, 20, 12, 3, 1),
-    (3, 16, 8, 21, 13, 3, 2),
-    (2, 8, 12, 9, 11, 1, 1),
-    (2, 8, 12, 9, 12, 1, 2),
-    (1, 64, 48, 64, 96, 3, 1),  # several blocks
-    (1, 4, 4, 1, 1, 3, 1),
-    (5, 64, 48, 32, 32, 3, 1),  # blocks of one image
-    (7, 96, 40, 14, 18, 3, 1),  # blocks of several images, the last of fewer
-    (7, 64, 200, 14, 18, 3, 1),
-    (5, 256, 200, 32, 32, 1, 1),
+    (2, 3, 8, 33, 47, 7, 2, 1, 1),
+    (1, 8, 16, 20, 12, 3, 1, 1, 1),
+    (3, 16, 8, 21, 13, 3, 2, 1, 1),
+    (2, 8, 12, 9, 11, 1, 1, 1, 1),
+    (2, 8, 12, 9, 12, 1, 2, 1, 1),
+    (1, 64, 48, 64, 96, 3, 1, 1, 1),  # several blocks
+    (1, 4, 4, 1, 1, 3, 1, 1, 1),
+    (5, 64, 48, 32, 32, 3, 1, 1, 1),  # blocks of one image
+    (7, 96, 40, 14, 18, 3, 1, 1, 1),  # blocks of several images, the last of fewer
+    (7, 64, 200, 14, 18, 3, 1, 1, 1),
+    (5, 256, 200, 32, 32, 1, 1, 1, 1),
+    (2, 8, 12, 15, 17, 3, 1, 2, 1),
+    (1, 8, 24, 15, 18, 3, 2, 3, 1),
+    (3, 12, 24, 9, 11, 3, 1, 1, 4),
+    (2, 12, 24, 9, 11, 1, 1, 1, 3),
+    (2, 16, 16, 9, 12, 3, 2, 1, 16),  # every channel by itself
+    (2, 16, 16, 9, 12, 3, 1, 2, 16),
 ]
-DECONVOLUTIONS = [(2, 8, 6, 5, 7), (1, 64, 64, 48, 64), (1, 3, 4, 1, 1), (5, 64, 32, 16, 20)]
+# batch, in, out, height, width, groups
+DECONVOLUTIONS = [
+    (2, 8, 6, 5, 7, 1),
+    (1, 64, 64, 48, 64, 1),
+    (1, 3, 4, 1, 1, 1),
+    (5, 64, 32, 16, 20, 1),
+    (3, 24, 24, 6, 9, 24),
+    (2, 8, 12, 6, 5, 4),
+]
+LIBRARIES = [
+    "blas",
+    pytest.param(
+        "onednn",
+        marks=pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed"),
+    ),
+]
 
 
 def parameters(seed, *shapes):
@@ -50,44 +72,47 @@ def both(inputs, ours, theirs):
     return zip(*results, strict=True)
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_convolution(case, with_bias):
-    batch, channels, out, height, width, kernel, stride = case
-    shapes = [(batch, channels, height, width), (out, channels, kernel, kernel), (out,)]
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
+def test_convolution(case, with_bias, library):
+    batch, channels, out, height, width, kernel, stride, dilation, groups = case
+    shapes = [(batch, channels, height, width), (out, channels // groups, kernel, kernel), (out,)]
     inputs = parameters(0, *shapes[: 3 if with_bias else 2])
-    pad = kernel // 2
+    steps = {"pad": dilation * (kernel // 2), "stride": stride, "dilation": dilation}
 
     def ours(x, w, b=None):
-        return convolution.convolution(x, w, b, pad, stride)
+        return convolution.convolution(x, w, b, **steps, groups=groups, library=library)
 
     def theirs(x, w, b=None):
-        return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride))
+        return F.convolution(x, w, b, **{name: (n, n) for name, n in steps.items()}, group=groups)
 
     for found, expected in both(inputs, ours, theirs):
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("case", DECONVOLUTIONS)
-def test_deconvolution(case):
-    batch, channels, out, height, width = case
-    inputs = parameters(1, (batch, channels, height, width), (channels, out, 4, 4))
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", DECONVOLUTIONS, ids=str)
+def test_deconvolution(case, library):
+    batch, channels, out, height, width, groups = case
+    inputs = parameters(1, (batch, channels, height, width), (channels, out // groups, 4, 4))
 
     def ours(x, w):
-        return convolution.deconvolution(x, w, 1, 2)
+        return convolution.deconvolution(x, w, pad=1, stride=2, groups=groups, library=library)
 
     def theirs(x, w):
-        return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2))
+        return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), group=groups)
 
     for found, expected in both(inputs, ours, theirs):
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_gradients_add_up_over_passes():
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_gradients_add_up_over_passes(library):
     x, w = parameters(2, (2, 4, 8, 8), (6, 4, 3, 3))
-    loss = F.sum(convolution.convolution(x, w, None, 1, 1))
+    loss = F.sum(convolution.convolution(x, w, None, pad=1, library=library))
     w.grad.zero()
     x.grad.zero()
     gradients = []
@@ -98,9 +123,10 @@ def test_gradients_add_up_over_passes():
     np.testing.assert_allclose(gradients[1], 2 * gradients[0], rtol=1e-6)
 
 
-def test_memory_does_not_grow():
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_memory_does_not_grow(library):
     x, w = parameters(3, (1, 16, 32, 32), (16, 16, 3, 3))
-    loss = F.sum(convolution.convolution(x, w, None, 1, 1))
+    loss = F.sum(convolution.convolution(x, w, None, pad=1, library=library))
     sizes = []
     for step in range(1000):
         w.grad.zero()
