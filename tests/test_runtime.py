@@ -58,6 +58,8 @@ def test_who_computes(monkeypatch, installed):
     monkeypatch.setattr(onednn, "library_file", lambda: "libdnnl.so.3" if installed else None)
     assert runtime.start().cpu_kernels == ("onednn" if installed else "blas")
     assert runtime.start(cpu_kernels="nnabla").cpu_kernels == "nnabla"
+    with pytest.raises(PointDetError, match="unknown CPU kernels 'mkl'; use auto, nnabla, blas or onednn"):
+        runtime.start(cpu_kernels="mkl")
     if installed:
         assert runtime.start(cpu_kernels="onednn").cpu_kernels == "onednn"
         return

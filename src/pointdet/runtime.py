@@ -205,9 +205,11 @@ def start(device: str = "cpu", gpu: int = 0, cpu_kernels: str = "auto") -> Runti
 
 
 def chosen(cpu_kernels: str) -> str:
-    """What `runtime.cpu_kernels` comes to here. Errors: PointDetError for onednn where it is not installed."""
+    """What `runtime.cpu_kernels` comes to here. Errors: PointDetError for what is unknown or not installed."""
     if cpu_kernels == "auto":
         return "onednn" if onednn.library_file() else "blas"
+    if cpu_kernels not in ("nnabla", "blas", "onednn"):
+        raise PointDetError(f"unknown CPU kernels {cpu_kernels!r}; use auto, nnabla, blas or onednn")
     if cpu_kernels == "onednn":
         onednn.require()
     return cpu_kernels

@@ -60,6 +60,12 @@ def test_device_that_is_not_named_is_the_installed_one(monkeypatch, installed):
     assert flags.device(parsed("ctdet")) == ("cudnn" if installed else "cpu", 0)
 
 
+def test_kernels_are_asked_for_on_the_command_line():
+    assert flags.cpu_kernels(parsed("ctdet")) == "auto"
+    line = "ctdet --set runtime.cpu_kernels=nnabla --set train.seed=1 --set runtime.cpu_kernels=blas"
+    assert flags.cpu_kernels(parsed(line)) == "blas"
+
+
 def test_configuration_of_an_h5_file_is_found_by_the_flags(tmp_path, monkeypatch):
     (tmp_path / "resnet_18_pascal_fp.yaml").write_text("dataset: {dataset: pascal, format: voc}\n")
     monkeypatch.setattr(flags, "CONFIG_FOLDER", tmp_path)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accumulated passes are the joined batch; half precision stays beside float."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
 
+from pointdet.ops.cpu.onednn import library_file
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.solver import Solver
 from pointdet.weights.fit import fit
@@ -44,6 +47,32 @@ def test_accumulated_passes_are_the_joined_batch(data, batches):
     second, _ = gradients(model, pair[1:], 1)
     wrong = max(np.abs(first[name] + second[name] - one[name]).max() for name in one)
     assert wrong > 0.1 * largest
+
+
+@pytest.mark.parametrize("arch", ["resnet", "dlav0"])
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        "blas",
+        pytest.param(
+            "onednn",
+            marks=pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed"),
+        ),
+    ],
+)
+def test_whoever_computes(data, batches, arch, kernels):
+    """The same loss and, up to the ReLUs that rounding switches, the same gradients as NNabla's functions."""
+    settings = (f"model.arch={arch}", f"model.num_layers={18 if arch == 'resnet' else 34}")
+    model = tiny.model(tiny.config(data, *settings))
+    (batch,) = batches(model, 1)
+    found = []
+    for name in ("nnabla", kernels):
+        runtime = replace(model.runtime, cpu_kernels=name)
+        gradient, terms = gradients(replace(model, runtime=runtime), [batch], 1)
+        found.append((np.concatenate([g.ravel() for g in gradient.values()]), terms))
+    (stock, terms), (ours, same) = found
+    assert same == pytest.approx(terms, rel=1e-4)
+    assert np.linalg.norm(ours - stock) <= 1e-3 * np.linalg.norm(stock)
 
 
 def pair(data):
