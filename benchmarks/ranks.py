@@ -119,7 +119,10 @@ def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
     dataset = read_dataset(config.dataset.model_copy(update={"data_dir": str(folder)}), "train")
     model = fresh(config, dataset.class_names, runtime)
     graph = TrainingGraph(config, model.detector, runtime)
-    solver = Solver(config.train, config.mixed_precision, model.detector.parameters())
+    parameters = model.detector.parameters()
+    solver = Solver(
+        config.train, config.mixed_precision, parameters, in_blocks=runtime.cpu_kernels != "nnabla"
+    )
     loader = Loader(
         dataset,
         Augmenter(config.augment, config.input),

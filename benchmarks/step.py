@@ -106,10 +106,13 @@ def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], 
     }
     networks |= {f"{best}, heads apart": replace(model, detector=separate).network()}
 
-    solver = Solver(config.train, config.mixed_precision, joined.parameters())
+    solvers = {
+        name: Solver(config.train, config.mixed_precision, joined.parameters(), in_blocks=name != "nnabla")
+        for name in kernels
+    }
     divisors = joined.loss.count(batch)
 
-    def step_of(build: Callable[[], TrainingGraph], built_once: bool = True) -> Step:
+    def step_of(build: Callable[[], TrainingGraph], solver: Solver, built_once: bool = True) -> Step:
         graph = build() if built_once else None
 
         def step() -> tuple[float, Seconds]:
@@ -128,11 +131,11 @@ def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], 
         return step
 
     graphs = {name: TrainingGraph(config, joined, replace(runtime, cpu_kernels=name)) for name in kernels}
-    steps = {name: step_of(lambda graph=graph: graph) for name, graph in graphs.items()}
+    steps = {name: step_of(lambda graph=graph: graph, solvers[name]) for name, graph in graphs.items()}
     steps |= {
-        f"{best}, heads apart": step_of(lambda: TrainingGraph(config, separate, runtime)),
+        f"{best}, heads apart": step_of(lambda: TrainingGraph(config, separate, runtime), solvers[best]),
         f"{best}, graph built every step": step_of(
-            lambda: TrainingGraph(config, joined, runtime), built_once=False
+            lambda: TrainingGraph(config, joined, runtime), solvers[best], built_once=False
         ),
     }
     forward = dict.fromkeys(networks, np.inf)
@@ -150,7 +153,7 @@ def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], 
                 training[name] = parts
     if not np.allclose(losses, losses[0], rtol=1e-4):
         raise SystemExit(f"the variants are not the same model, their losses are {losses}")
-    functions = {name: by_function(graph, solver) for name, graph in graphs.items()}
+    functions = {name: by_function(graph, solvers[name]) for name, graph in graphs.items()}
     return forward, {name: training[name] for name in steps}, functions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -116,6 +117,58 @@ def test_a_box_of_negative_width_stays_one():
     for view in VIEWS.values():
         for boxes in (view.boxes_to_input(inverted), view.boxes_to_image(inverted)):
             assert boxes[0, 0] > boxes[0, 2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_only_what_the_image_reaches_is_computed(seed):
+    rng = np.random.default_rng(seed)
+    image = GOLDEN_VIEWS["image"]
+    for _ in range(20):
+        centre = tuple(rng.uniform(-30, 140, 2))
+        view = View.centred(centre, rng.uniform(0.2, 2.5), 64, 96, mirrored=bool(rng.integers(2)))
+        matrix = np.array([[view.scale_x, 0, view.shift_x], [0, view.scale_y, view.shift_y]])
+        expected = cv2.warpAffine(image, matrix, (96, 64), flags=cv2.INTER_LINEAR)
+        warped = view.warp(image, np.full((64, 96, 3), 7, np.uint8))
+        # OpenCV rounds the place of a pixel to 1/32, here from another origin.
+        difference = np.abs(warped.astype(int) - expected)
+        assert difference.max() <= 8 and difference.mean() < 0.5
+        rows, columns = view.reach(*image.shape[:2])
+        outside = np.ones((64, 96), bool)
+        outside[rows, columns] = False
+        assert not expected[outside].any()
+
+
+def test_far_from_the_image_all_is_black():
+    view = View.centred((9000, 9000), 1.0, 64, 96)
+    assert not view.warp(GOLDEN_VIEWS["image"], np.full((64, 96, 3), 7, np.uint8)).any()
+
+
+@pytest.mark.parametrize(
+    ("scale", "size", "expected"),
+    [
+        (0.51, (800, 800), 1),
+        (0.5, (800, 800), 2),
+        (0.2, (800, 800), 4),
+        (0.01, (800, 800), 8),
+        (0.01, (804, 800), 4),
+    ],
+)
+def test_reduction(scale, size, expected):
+    assert View.centred((0, 0), scale, 64, 64).reduction(*size) == expected
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_reduced_image_lies_where_the_image_lay(reduction, mirrored):
+    y, x = np.mgrid[:256, :320]
+    image = np.stack([x * 0.7, y * 0.9, 120 + 50 * np.sin(x / 40)], axis=2)
+    means = image.reshape(256 // reduction, reduction, 320 // reduction, reduction, 3).mean((1, 3))
+    view = View.centred((161.3, 120.8), 0.99 / reduction, 16, 20, mirrored)
+    whole = view.warp(np.rint(image).astype(np.uint8)).astype(int)
+    reduced = view.of_reduced(reduction).warp(np.rint(means).astype(np.uint8)).astype(int)
+    inner = np.s_[2:-2, 2:-2]
+    assert whole[inner].std() > 10
+    assert np.abs(whole[inner] - reduced[inner]).max() <= 2
 
 
 def test_warp_writes_in_place():

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -67,11 +68,51 @@ class View:
         self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:
         """The input image (height, width, 3): bilinear, black outside. `out` is written in place where given."""
-        matrix = np.array([[self.scale_x, 0, self.shift_x], [0, self.scale_y, self.shift_y]], np.float64)
-        warped = cv2.warpAffine(image, matrix, (self.width, self.height), dst=out, flags=cv2.INTER_LINEAR)
-        if out is not None and not np.shares_memory(warped, out):
+        shape = (self.height, self.width, 3)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError("out must be a contiguous (height, width, 3) uint8 array of the view's size")
-        return np.asarray(warped, np.uint8)
+        rows, columns = self.reach(*image.shape[:2])
+        part = out[rows, columns]
+        if part.size < out.size:
+            out[: rows.start] = out[rows.stop :] = 0
+            out[rows, : columns.start] = out[rows, columns.stop :] = 0
+        if part.size:  # the rest need not be computed
+            matrix = np.array(
+                [
+                    [self.scale_x, 0, self.shift_x - columns.start],
+                    [0, self.scale_y, self.shift_y - rows.start],
+                ]
+            )
+            cv2.warpAffine(image, matrix, part.shape[1::-1], dst=part, flags=cv2.INTER_LINEAR)
+        return out
+
+    def reach(self, image_height: int, image_width: int) -> tuple[slice, slice]:
+        """Rows and columns of the input that an image of this size reaches; beyond them all is black."""
+        return (
+            _reached(image_height, self.scale_y, self.shift_y, self.height),
+            _reached(image_width, self.scale_x, self.shift_x, self.width),
+        )
+
+    def reduction(self, image_height: int, image_width: int) -> int:
+        """By how much an image can be made smaller before it is warped without being enlarged then: 1, 2, 4 or 8."""
+        scale = max(abs(self.scale_x), abs(self.scale_y))
+        fitting = (n for n in (8, 4, 2) if n * scale <= 1 and image_height % n == image_width % n == 0)
+        return next(fitting, 1)
+
+    def of_reduced(self, reduction: int) -> View:
+        """The same view of the image made smaller: each of its pixels covers `reduction` of the image's a side."""
+        if reduction == 1:
+            return self
+        middle = (reduction - 1) / 2
+        return replace(
+            self,
+            scale_x=self.scale_x * reduction,
+            scale_y=self.scale_y * reduction,
+            shift_x=self.shift_x + self.scale_x * middle,
+            shift_y=self.shift_y + self.scale_y * middle,
+        )
 
     def boxes_to_input(self, boxes_image: Floats) -> Floats:
         """(N, 4) from image to input pixels."""
@@ -88,6 +129,13 @@ class View:
     def _ordered(self, boxes: npt.NDArray[np.float64]) -> Floats:
         """A mirrored view swaps left and right: x1 <= x2 again."""
         return (boxes[:, [2, 1, 0, 3]] if self.scale_x < 0 else boxes).astype(np.float32)
+
+
+def _reached(image_size: int, scale: float, shift: float, size: int) -> slice:
+    """The cells of one axis that lie less than a pixel from the image."""
+    first, last = sorted((shift - scale, shift + scale * image_size))
+    start = min(max(math.floor(first), 0), size)
+    return slice(start, min(max(math.ceil(last) + 1, start), size))
 
 
 def overlaps(boxes: Floats, others: Floats, border: float = 0.0) -> npt.NDArray[np.float64]:

@@ -137,3 +137,23 @@ def test_another_size_is_refused(tmp_path: Path, picture: Pixels) -> None:
     path = save(tmp_path / "other.png", picture)
     with pytest.raises(ImageFault, match=r"other.png is 24 x 40 pixels .* its annotation says 25 x 40"):
         read_image(path, HEIGHT + 1, WIDTH)
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_reduced(tmp_path: Path, picture: Pixels, reduction: int, suffix: str) -> None:
+    path = tmp_path / f"picture{suffix}"
+    path.write_bytes(encode(picture, suffix))
+    image = read_image(path, HEIGHT, WIDTH, reduction)
+    blocks = picture.reshape(HEIGHT // reduction, reduction, WIDTH // reduction, reduction, 3)
+    assert image.shape == (HEIGHT // reduction, WIDTH // reduction, 3)
+    assert np.abs(image - blocks.mean((1, 3))).mean() < 4
+    with pytest.raises(ImageFault, match=f"is 24 x 40 pixels .* its annotation says {HEIGHT + 8} x {WIDTH}"):
+        read_image(path, HEIGHT + 8, WIDTH, reduction)
+
+
+def test_reduced_and_turned(tmp_path: Path, picture: Pixels) -> None:
+    path = exif_turned(tmp_path / "turned.jpg", picture, 6)
+    turned, stored = read_image(path, WIDTH, HEIGHT, 2), read_image(path, HEIGHT, WIDTH, 2)
+    assert turned.shape == (WIDTH // 2, HEIGHT // 2, 3)
+    np.testing.assert_array_equal(turned, np.rot90(stored, -1))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from pointdet.config import schema
 from pointdet.data.augment import Augmenter, Plain
 from pointdet.data.crew import Processes
 from pointdet.data.loader import Loader
+from pointdet.data.order import sample_rng
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.errors import PointDetError
 from pointdet.structures import Annotation, Array, Dataset, Record
@@ -83,7 +85,7 @@ def alive(pid: int) -> bool:
 
 def test_a_batch_is_what_its_parts_make(make: Make, dataset: Dataset) -> None:
     from pointdet.data.images import read_image
-    from pointdet.data.order import Order, sample_rng
+    from pointdet.data.order import Order
 
     batches = make().epoch(3)
     batch = next(batches)
@@ -95,13 +97,29 @@ def test_a_batch_is_what_its_parts_make(make: Make, dataset: Dataset) -> None:
     } | {name: ((2, *shape), np.float32) for name, shape in CODEC.target_shapes().items()}
     for row, index in enumerate(images.tolist()):
         record = dataset.records[index]
-        sample = AUGMENTER(read_image(record.image_path), record.annotation, sample_rng(7, 3, index))
+        rng = sample_rng(7, 3, index)
+        view = AUGMENTER.draw_view(record.height, record.width, rng)
+        sample = AUGMENTER.sample(read_image(record.image_path), record.annotation, view, rng)
         targets = {name: np.empty(shape, np.float32) for name, shape in CODEC.target_shapes().items()}
         CODEC.encode(sample.annotation, targets)
         np.testing.assert_array_equal(batch["image"][row], sample.image)
         np.testing.assert_array_equal(batch["colour"][row], sample.colour)
         for name, target in targets.items():
             np.testing.assert_array_equal(batch[name][row], target)
+
+
+def test_a_large_jpeg_is_decoded_at_the_size_that_is_needed(make: Make, tmp_path: Path) -> None:
+    y, x = np.mgrid[:512, :768]
+    picture = np.stack([x / 4, y / 3, 128 + 60 * np.sin(x / 90)], axis=2).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "large.jpg"), picture)
+    record = Record(0, str(tmp_path / "large.jpg"), 512, 768, Annotation.of([[200, 90, 500, 300]], [1]))
+    batch = next(make(batch_size=1, data=Dataset("toy", (record,), ("a", "b"), (1, 2))).epoch(0))
+    rng = sample_rng(7, 0, 0)
+    view = AUGMENTER.draw_view(512, 768, rng)
+    assert view.reduction(512, 768) in (4, 8)
+    whole = AUGMENTER.sample(picture, record.annotation, view, rng)
+    assert np.abs(batch["image"][0].astype(int) - whole.image).mean() < 2
+    np.testing.assert_allclose(batch["colour"][0], whole.colour, atol=0.02)
 
 
 def test_workers_do_not_change_the_batches(make: Make) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accumulated passes are the joined batch; half precision stays beside float."""
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,14 @@ from pointdet.ops.cpu.onednn import library_file
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.solver import Solver
 from pointdet.weights.fit import fit
+
+KERNELS = [
+    "blas",
+    pytest.param(
+        "onednn",
+        marks=pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed"),
+    ),
+]
 
 
 def gradients(model, batches, parts):
@@ -50,16 +59,7 @@ def test_accumulated_passes_are_the_joined_batch(data, batches):
 
 
 @pytest.mark.parametrize("arch", ["resnet", "dlav0"])
-@pytest.mark.parametrize(
-    "kernels",
-    [
-        "blas",
-        pytest.param(
-            "onednn",
-            marks=pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_whoever_computes(data, batches, arch, kernels):
     """The same loss and, up to the ReLUs that rounding switches, the same gradients as NNabla's functions."""
     settings = (f"model.arch={arch}", f"model.num_layers={18 if arch == 'resnet' else 34}")
@@ -73,6 +73,26 @@ def test_whoever_computes(data, batches, arch, kernels):
     (stock, terms), (ours, same) = found
     assert same == pytest.approx(terms, rel=1e-4)
     assert np.linalg.norm(ours - stock) <= 1e-3 * np.linalg.norm(stock)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_no_step_asks_the_system_for_memory(data, batches, kernels):
+    """Fresh memory costs more than what is computed in it; a step of this network touches 15,000 pages."""
+    model = tiny.model(tiny.config(data, "model.width=0.5", "input.height=128", "input.width=128"))
+    runtime = replace(model.runtime, cpu_kernels=kernels)
+    graph = TrainingGraph(model.config, model.detector, runtime)
+    settings = model.config.train.model_copy(update={"ema_decay": 0.9})
+    solver = Solver(settings, model.config.mixed_precision, model.detector.parameters(), in_blocks=True)
+    (batch,) = batches(model, 1)
+    faults = []
+    for _ in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        solver.begin()
+        graph.forward(batch, np.ones(2))
+        graph.backward(1.0, None)
+        solver.update(1e-5)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert sorted(faults[4:])[1] < 200
 
 
 def pair(data):

@@ -39,14 +39,22 @@ class Plain:
     input: schema.Input
     channels: int = 3
 
-    def __call__(
-        self, image: Pixels, annotation: Annotation, rng: np.random.Generator, out: Pixels | None = None
+    def draw_view(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """As Augmenter's; `rng` is not touched."""
+        return View.fit(height, width, self.input.height, self.input.width)
+
+    def sample(
+        self,
+        image: Pixels,
+        annotation: Annotation,
+        view: View,
+        rng: np.random.Generator,
+        out: Pixels | None = None,
+        reduction: int = 1,
     ) -> Sample:
         """As Augmenter's; `rng` is not touched."""
-        height, width = image.shape[:2]
-        view = View.fit(height, width, self.input.height, self.input.width)
-        colour = normalisation(self.input, self.channels)
-        return Sample(view.warp(image, out), colour, _moved(annotation, view), view)
+        pixels = view.of_reduced(reduction).warp(image, out)
+        return Sample(pixels, normalisation(self.input, self.channels), _moved(annotation, view), view)
 
 
 @dataclass(frozen=True)
@@ -57,17 +65,25 @@ class Augmenter:
     input: schema.Input
     channels: int = 3
 
-    def __call__(
-        self, image: Pixels, annotation: Annotation, rng: np.random.Generator, out: Pixels | None = None
+    def sample(
+        self,
+        image: Pixels,
+        annotation: Annotation,
+        view: View,
+        rng: np.random.Generator,
+        out: Pixels | None = None,
+        reduction: int = 1,
     ) -> Sample:
-        """One training sample of an image (h, w, 3) and its boxes_image; `out` (H, W, 3) receives the pixels.
+        """What `view` shows of an image (h, w, 3) and its boxes_image; `out` (H, W, 3) receives the pixels.
 
-        boxes_input are not clipped: the codec knows what it cannot see.
+        `image` may be smaller than the file's by `reduction`. boxes_input are not clipped: the codec knows what it
+        cannot see.
         """
-        height, width = image.shape[:2]
-        view = self.draw_view(height, width, rng)
-        pixels = view.warp(image, out)
-        jitter = self.draw_jitter(pixels, rng) if self.augment.colour else np.eye(3, 4)
+        seen = view.of_reduced(reduction)
+        pixels = seen.warp(image, out)
+        jitter = np.eye(3, 4)
+        if self.augment.colour:
+            jitter = self.draw_jitter(_grey_mean(pixels, seen.reach(*image.shape[:2])), rng)
         colour = _colour(self.input, self.channels, jitter)
         return Sample(pixels, colour, _moved(annotation, view), view)
 
@@ -88,13 +104,13 @@ class Augmenter:
         mirrored = bool(rng.random() < settings.flip)
         return View.centred(centre, float(scale), self.input.height, self.input.width, mirrored)
 
-    def draw_jitter(self, image: Pixels, rng: np.random.Generator) -> Matrix:
+    def draw_jitter(self, grey_mean: float, rng: np.random.Generator) -> Matrix:
         """(3, 4): brightness, contrast and saturation in random order, then lighting; BGR in [0, 1] -> BGR.
 
         Contrast and saturation blend with the grey of the image as it came, so all of them are affine in the pixel.
+        `grey_mean` is that of the whole input.
         """
         grey = np.append(GREY, 0.0)
-        grey_mean = float(GREY @ cv2.mean(image)[:3]) / 255
         jitter = np.eye(3, 4)
         for kind in rng.permutation(3):
             factor = 1 + rng.uniform(-self.augment.colour, self.augment.colour)
@@ -119,6 +135,16 @@ def crop_border(size: int) -> int:
     while 2 * border >= size:
         border //= 2
     return border
+
+
+def _grey_mean(pixels: Pixels, reach: tuple[slice, slice]) -> float:
+    """The mean grey in [0, 1] of an input that is black beyond `reach`."""
+    part = pixels[reach]
+    return (
+        cv2.mean(cv2.cvtColor(part, cv2.COLOR_BGR2GRAY))[0] / 255 * part.size / pixels.size
+        if part.size
+        else 0
+    )
 
 
 def _colour(input: schema.Input, channels: int, jitter: Matrix) -> Colour:

@@ -19,6 +19,7 @@ from pointdet.data.images import ImageFault, read_image
 from pointdet.data.order import sample_rng
 from pointdet.data.ring import Ring
 from pointdet.errors import PointDetError
+from pointdet.geometry import View
 from pointdet.structures import Annotation, Array, Dataset, Maps, Sample
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -37,13 +38,19 @@ class Transform(Protocol):
     def channels(self) -> int:
         """Rows of the colour matrix."""
 
-    def __call__(
+    def draw_view(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """The window of one sample of an image of that size."""
+
+    def sample(
         self,
         image: npt.NDArray[np.uint8],
         annotation: Annotation,
+        view: View,
         rng: np.random.Generator,
         out: npt.NDArray[np.uint8] | None = None,
-    ) -> Sample: ...
+        reduction: int = 1,
+    ) -> Sample:
+        """What `view` shows of an image, smaller than its file by `reduction`, and of its boxes_image."""
 
 
 class Encoder(Protocol):
@@ -115,27 +122,30 @@ class Maker:
         return notes
 
     def _fill_row(self, row: dict[str, Array], epoch: int, index: int, notes: Notes) -> None:
-        usable, image = self._read(index, notes)
-        rng = sample_rng(self.seed, epoch, index)
-        pixels = cast(npt.NDArray[np.uint8], row["image"])
-        sample = self.transform(image, self.table.annotation(usable), rng, pixels)
+        usable, sample = self._sample(epoch, index, cast(npt.NDArray[np.uint8], row["image"]), notes)
         row["colour"][...] = sample.colour
         targets = {name: row[name] for name in self.codec.target_shapes()}
         left_out = self.codec.encode(sample.annotation, cast(Maps, targets))
         if left_out:
             notes.crowded[usable] = left_out
 
-    def _read(self, index: int, notes: Notes) -> tuple[int, npt.NDArray[np.uint8]]:
-        """The image, or the next one in the order of the dataset that can be used."""
+    def _sample(self, epoch: int, index: int, out: npt.NDArray[np.uint8], notes: Notes) -> tuple[int, Sample]:
+        """A sample of the image, or of the next one in the order of the dataset that can be used, and which it is."""
         for step in range(len(self.table)):
             candidate = (index + step) % len(self.table)
             if candidate in self.faults:
                 continue
             height, width = self.table.sizes[candidate].tolist()
+            rng = sample_rng(self.seed, epoch, index)
+            view = self.transform.draw_view(height, width, rng)
+            reduction = view.reduction(height, width)
             try:
-                return candidate, read_image(self.table.paths[candidate], height, width)
+                image = read_image(self.table.paths[candidate], height, width, reduction)
             except ImageFault as fault:
                 self.faults[candidate] = notes.faults[candidate] = str(fault)
+                continue
+            annotation = self.table.annotation(candidate)
+            return candidate, self.transform.sample(image, annotation, view, rng, out, reduction)
         raise PointDetError(f"none of the {len(self.table)} images can be used; {self.faults[index]}")
 
 

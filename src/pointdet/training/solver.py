@@ -14,6 +14,7 @@ import numpy as np
 
 from pointdet.config import schema
 from pointdet.errors import PointDetError
+from pointdet.ops.cpu.update import BlockedAdam, follow
 
 # So many skipped steps in a row are no overflow of half precision any more.
 MAX_SKIPS = 30
@@ -78,8 +79,13 @@ class Solver:
     """
 
     def __init__(
-        self, train: schema.Train, precision: schema.MixedPrecision, parameters: dict[str, nn.Variable]
+        self,
+        train: schema.Train,
+        precision: schema.MixedPrecision,
+        parameters: dict[str, nn.Variable],
+        in_blocks: bool = False,
     ) -> None:
+        """`in_blocks`: update through `ops.cpu`, for parameters on the CPU."""
         self.loss_scale = LossScale(precision)
         self._mixed = precision.mixed_precision
         self._train = train
@@ -90,7 +96,10 @@ class Solver:
         # A forward pass that overflows ruins running statistics for good; a skipped step must leave no trace.
         self._statistics = [v.data for v in parameters.values() if not v.need_grad] if self._mixed else []
         self._statistics_before = [nn.NdArray(a.shape) for a in self._statistics]
-        self._average, self._follow = _moving_average(parameters, train.ema_decay)
+        self._blocked = BlockedAdam(self._adam) if in_blocks else None
+        self._newest = {name: v.data for name, v in parameters.items()} if train.ema_decay else {}
+        self._average = {name: _copy(array) for name, array in self._newest.items()}
+        self._moves = None if in_blocks else _moves(self._average, self._newest, train.ema_decay)
 
     @property
     def gradients(self) -> list[nn.NdArray]:
@@ -127,11 +136,22 @@ class Solver:
                 self._adam.scale_grad(self._train.clip_grad_norm / norm)
         if self._train.weight_decay > 0:
             self._adam.weight_decay(self._train.weight_decay)
-        self._adam.set_learning_rate(lr)
-        self._adam.update()
-        if self._follow is not None:
-            self._follow.forward()
+        if self._blocked is not None:
+            self._blocked.update(lr)
+        else:
+            self._adam.set_learning_rate(lr)
+            self._adam.update()
+        self._follow()
         return True
+
+    def _follow(self) -> None:
+        """Running statistics are averaged too: they must belong to the averaged weights, not to the newest."""
+        if self._blocked is None:
+            if self._moves is not None:
+                self._moves.forward()
+            return
+        for name, newest in self._newest.items():
+            follow(self._average[name], newest, self._train.ema_decay)
 
     def averaged(self) -> dict[str, nn.NdArray]:
         """The moving average of every parameter; empty when train.ema_decay is 0."""
@@ -139,6 +159,8 @@ class Solver:
 
     def save(self, path: Path) -> None:
         """Adam's moments and counter, an .h5 file of NNabla's."""
+        if self._blocked is not None:
+            self._blocked.write_states()
         self._adam.save_states(str(path))
 
     def load(self, path: Path) -> None:
@@ -149,25 +171,26 @@ class Solver:
             raise PointDetError(
                 f"{path} is not a whole solver state ({str(error).splitlines()[0]}); resume from another checkpoint"
             ) from None
+        if self._blocked is not None:
+            self._blocked.read_states()
 
 
-def _moving_average(
-    parameters: dict[str, nn.Variable], decay: float
-) -> tuple[dict[str, nn.NdArray], nn.Variable | None]:
-    """The averages, and the graph whose forward pass moves them; nothing for a decay of 0.
+def _copy(array: nn.NdArray) -> nn.NdArray:
+    copy = nn.NdArray(array.shape)
+    copy.copy_from(array)
+    return copy
 
-    Running statistics are averaged too: they must belong to the averaged weights, not to the newest.
-    """
-    if decay == 0:
-        return {}, None
-    averages, moves = {}, []
-    for name, parameter in parameters.items():
-        average, newest = nn.Variable(parameter.shape), nn.Variable(parameter.shape)
-        average.data.copy_from(parameter.data)
-        newest.data = parameter.data
-        moves.append(F.assign(average, average * decay + newest * (1 - decay)))
-        averages[name] = average.data
-    return averages, F.sink(*moves)
+
+def _moves(
+    averages: dict[str, nn.NdArray], newest: dict[str, nn.NdArray], decay: float
+) -> nn.Variable | None:
+    """The graph whose forward pass moves the averages."""
+    moves = []
+    for name, array in averages.items():
+        average, new = nn.Variable(array.shape), nn.Variable(array.shape)
+        average.data, new.data = array, newest[name]
+        moves.append(F.assign(average, average * decay + new * (1 - decay)))
+    return F.sink(*moves) if moves else None
 
 
 def gradient_norm(gradients: list[nn.NdArray]) -> float:

@@ -51,7 +51,12 @@ class Trainer:
         self._model, self._loader, self._val_set, self._folder = model, loader, val_set, folder
         self._graph = TrainingGraph(model.config, model.detector, model.runtime)
         self._parameters = model.detector.parameters()
-        self._solver = Solver(model.config.train, model.config.mixed_precision, self._parameters)
+        self._solver = Solver(
+            model.config.train,
+            model.config.mixed_precision,
+            self._parameters,
+            in_blocks=model.runtime.kernels(model.config.mixed_precision.mixed_precision) != "nnabla",
+        )
         self._callback = self._ranks.backward_callback(self._solver.gradients)
         self._predictor = Predictor.of(model)
         self._updates = loader.iterations // model.config.train.accumulate  # per epoch

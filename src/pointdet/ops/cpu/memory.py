@@ -47,14 +47,14 @@ def zeros(*shape: int) -> Floats:
 
 
 def data(variable: nn.Variable) -> Floats:
-    return _view(variable.data)
+    return view(variable.data)
 
 
 def grad(variable: nn.Variable) -> Floats:
-    return _view(variable.grad)
+    return view(variable.grad)
 
 
-def _view(array: nn.NdArray) -> Floats:
+def view(array: nn.NdArray) -> Floats:
     """The values of NNabla's array, for as long as its function runs. Its own `cast` takes ten times as long."""
     pointer = array.data_ptr(np.float32, CPU)
     values: Floats = np.frombuffer((ctypes.c_float * array.size).from_address(pointer), np.float32)
