@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import nnabla as nn
 import numpy as np
-import numpy.typing as npt
 
 from pointdet.errors import PointDetError
 from pointdet.weights.h5_file import Arrays
 
 # The ImageNet classifier that the published NNabla files carry along; no detector has one.
 CLASSIFIER = "fc/"
+STEM = "conv1/conv/W"  # the first convolution of every backbone
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ def converted(arrays: Arrays, channel_last: bool) -> Arrays:
 def fit(arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool) -> Report:
     """Copy every array that fits into the parameter of its name and tell about the others."""
     arrays = converted(arrays, channel_last)
+    if STEM in parameters:
+        arrays = with_input_channels(arrays, parameters[STEM].shape[3 if channel_last else 1], channel_last)
     kept, skipped = [], []
     for name, variable in parameters.items():
         if name not in arrays:
             continue
-        array = _with_input_channels(arrays[name], variable.shape, name, 3 if channel_last else 1)
+        array = arrays[name]
         if array.shape == variable.shape:
             variable.data.cast(np.float32)[...] = array  # fresh parameters may still be of another type
             kept.append(name)
@@ -93,13 +95,14 @@ def fit_all(
         )
 
 
-def _with_input_channels(
-    array: npt.NDArray[np.float32], shape: tuple[int, ...], name: str, axis: int
-) -> npt.NDArray[np.float32]:
-    """The stem's weights for 3 or 4 input channels; the fourth channel of an image is always zero."""
-    if not name.startswith("conv1/conv/") or array.ndim != 4 or {array.shape[axis], shape[axis]} != {3, 4}:
-        return array
-    if array.shape[axis] == 4:
-        return np.take(array, range(3), axis)
-    padding = [(0, 1 if a == axis else 0) for a in range(4)]
-    return np.pad(array, padding)
+def with_input_channels(arrays: Arrays, channels: int, channel_last: bool) -> Arrays:
+    """The arrays of the same network for images of 3 or 4 channels; the fourth channel of an image is always zero."""
+    axis = 3 if channel_last else 1
+    if STEM not in arrays or arrays[STEM].shape[axis] not in (3, 4) or arrays[STEM].shape[axis] == channels:
+        return arrays
+    stem = arrays[STEM]
+    if channels == 3:
+        stem = np.take(stem, range(3), axis)
+    else:
+        stem = np.pad(stem, [(0, 1 if a == axis else 0) for a in range(4)])
+    return {**arrays, STEM: stem}
