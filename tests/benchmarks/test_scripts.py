@@ -64,3 +64,11 @@ def test_ranks(mpirun):
     )
     assert parts[2][1] > 0
     assert float(re.search(r"rank = (\S+) ", output)[1]) == pytest.approx(rates[1] / rates[0], abs=0.01)
+
+
+def test_corner_pool():
+    output = run("corner_pool.py", "--size", 16, "--repeats", 1).stdout
+    for form in ("padding, maximum pooling", "doubling", "function over NumPy"):
+        (line,) = re.findall(rf"^{form}.*$", output, re.MULTILINE)
+        forward, backward, *_ = (float(n) for n in re.findall(r"\d+\.\d+", line))
+        assert forward > 0 and backward > 0

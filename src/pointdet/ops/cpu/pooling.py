@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corner pools as one NNabla function over NumPy: a running maximum, line after line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import nnabla as nn
+import numpy as np
+from nnabla.function import PythonFunction
+
+from pointdet.ops.cpu.memory import Floats, data, grad, silent, workspace
+
+BLOCK = 1 << 17  # values of a block of maps: 512 KiB
+
+
+def running_maximum(x: nn.Variable, axis: int, from_end: bool) -> nn.Variable:
+    """The maximum of x (B, C, H, W) from one end of `axis`, 2 or 3, up to each cell.
+
+    The gradient goes to the cell that holds the maximum; of equal ones to the first that was met.
+    """
+    return _RunningMaximum(nn.get_current_context(), axis, from_end)(x)
+
+
+class _RunningMaximum(PythonFunction):
+    def __init__(self, ctx: nn.Context, axis: int, from_end: bool) -> None:
+        super().__init__(ctx)
+        self._axis, self._from_end = axis, from_end
+
+    @property
+    def name(self) -> str:
+        return "CpuRunningMaximum"
+
+    def min_outputs(self) -> int:
+        return 1
+
+    def grad_depends_output_data(self, i: int, o: int) -> bool:
+        return True
+
+    def grad_depends_input_data(self, i: int, j: int) -> bool:
+        return True
+
+    def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    @silent
+    def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        for x, y in self._blocks(data(inputs[0]), data(outputs[0])):
+            lines, result = self._lines("values", x), self._lines("maxima", y, read=False)
+            result[0] = lines[0]
+            for i in range(1, len(lines)):
+                np.maximum(lines[i], result[i - 1], out=result[i])
+            self._bring_back(result, y)
+
+    @silent
+    def backward_impl(
+        self,
+        inputs: list[nn.Variable],
+        outputs: list[nn.Variable],
+        propagate_down: list[bool],
+        accum: list[bool],
+    ) -> None:
+        arrays = (data(inputs[0]), data(outputs[0]), grad(outputs[0]), grad(inputs[0]))
+        for x, y, dy, dx in self._blocks(*arrays):
+            lines, maxima, above = (
+                self._lines(n, a) for n, a in (("values", x), ("maxima", y), ("above", dy))
+            )
+            result = self._lines("result", dx, read=accum[0])
+            total = workspace(
+                "total", *above[0].shape
+            )  # what the holder of the maximum gets from the lines behind it
+            share = workspace("share", *above[0].shape)
+            total[...] = 0
+            for i in range(len(lines) - 1, -1, -1):
+                total += above[i]
+                if i > 0:
+                    np.multiply(total, lines[i] > maxima[i - 1], out=share)
+                    total -= share
+                else:
+                    share = total
+                if accum[0]:
+                    result[i] += share
+                else:
+                    result[i] = share
+            self._bring_back(result, dx)
+
+    def _blocks(self, *arrays: Floats) -> Iterator[list[Floats]]:
+        """The maps (n, H, W) in blocks that stay in the cache."""
+        flat = [array.reshape(-1, *array.shape[2:]) for array in arrays]
+        step = max(1, BLOCK // flat[0][0].size)
+        for first in range(0, len(flat[0]), step):
+            yield [array[first : first + step] for array in flat]
+
+    def _lines(self, name: str, maps: Floats, read: bool = True) -> Floats:
+        """The maps (n, H, W) as lines (L, n, other) in the order of the scan; rows are a view, columns a copy."""
+        if self._axis == 2:
+            lines = maps.swapaxes(0, 1)
+        else:
+            copy = workspace(name, len(maps), maps.shape[2], maps.shape[1])
+            if read:
+                copy[...] = maps.swapaxes(1, 2)
+            lines = copy.swapaxes(0, 1)
+        return lines[::-1] if self._from_end else lines
+
+    def _bring_back(self, lines: Floats, maps: Floats) -> None:
+        if self._axis == 3:
+            ordered = lines[::-1] if self._from_end else lines
+            maps[...] = ordered.transpose(1, 2, 0)

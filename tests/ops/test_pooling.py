@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corner pools against golden arrays and a plain scan, in every form: graph, CPU function, both layouts, half."""
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+import pytest
+from nnabla.ext_utils import get_extension_context
+
+from pointdet.ops.layers import Mode
+from pointdet.ops.pooling import corner_pool
+
+MODES = {
+    "graph": Mode(training=True),
+    "graph, NHWC": Mode(training=True, channel_last=True),
+    "CPU function": Mode(training=True, kernels="blas"),
+}
+DIRECTIONS = ("top", "bottom", "left", "right")
+
+
+def run(array, direction, mode, above, before=None):
+    """Output and input gradient, NCHW; `before`: what the gradient holds already."""
+
+    def turned(a):
+        return a.transpose(0, 2, 3, 1) if mode.channel_last else a
+
+    def back(a):
+        return a.transpose(0, 3, 1, 2) if mode.channel_last else a
+
+    x = nn.Variable(turned(array).shape, need_grad=True)
+    x.d = turned(array)
+    if before is None:
+        x.grad.zero()
+    else:
+        x.g = turned(before)
+    y = F.identity(corner_pool(x, direction, mode))  # of one line there is nothing to do
+    y.forward()
+    y.backward(turned(above))
+    return back(y.d), back(x.g)
+
+
+def scanned(array, direction, above):
+    """The definition, cell by cell: (output, gradient)."""
+    axis = 2 if direction in ("top", "bottom") else 3
+    ordered = np.moveaxis(array, axis, -1)
+    gradient_above = np.moveaxis(above, axis, -1)
+    if direction in ("top", "left"):
+        ordered, gradient_above = ordered[..., ::-1], gradient_above[..., ::-1]
+    result, gradient = np.empty_like(ordered), np.zeros_like(ordered)
+    for line in np.ndindex(ordered.shape[:-1]):
+        holder = 0
+        for i, value in enumerate(ordered[line]):
+            holder = i if value > ordered[line][holder] else holder
+            result[line][i] = ordered[line][holder]
+            gradient[line][holder] += gradient_above[line][i]
+    if direction in ("top", "left"):
+        result, gradient = result[..., ::-1], gradient[..., ::-1]
+    return np.moveaxis(result, -1, axis), np.moveaxis(gradient, -1, axis)
+
+
+@pytest.mark.parametrize("form", MODES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("case", ["real", "ties", "neg", "const"])
+def test_published(golden, case, direction, form):
+    arrays = golden("corner_pools.npz")
+    y, gradient = run(arrays[f"{case}/x"], direction, MODES[form], arrays["grad_output"])
+    np.testing.assert_array_equal(y, arrays[f"{case}/{direction}/y"])
+    np.testing.assert_allclose(gradient, arrays[f"{case}/{direction}/gx"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", MODES)
+@pytest.mark.parametrize(
+    ("row", "direction", "output", "gradient"),
+    [
+        ((2, 1, 3, 0, 2), "left", (3, 3, 3, 2, 2), (0, 0, 3, 0, 2)),
+        ((2, 1, 3, 0, 2), "right", (2, 2, 3, 3, 3), (2, 0, 3, 0, 0)),
+        ((1, 3, 3, 0), "left", (3, 3, 3, 0), (0, 0, 3, 1)),
+        ((1, 3, 3, 0), "right", (1, 3, 3, 3), (1, 3, 0, 0)),
+    ],
+)
+def test_vectors(row, direction, output, gradient, form):
+    for shape, turned in (
+        ((1, 1, 1, -1), direction),
+        ((1, 1, -1, 1), {"left": "top", "right": "bottom"}[direction]),
+    ):
+        x = np.array(row, np.float32).reshape(shape)
+        y, found = run(x, turned, MODES[form], np.ones_like(x))
+        assert y.ravel().tolist() == list(output) and found.ravel().tolist() == list(gradient)
+
+
+@pytest.mark.parametrize("form", MODES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (6, 9), (17, 33)])
+def test_any_size(size, direction, form):
+    rng = np.random.default_rng(sum(size))
+    x = rng.integers(0, 4, (2, 3, *size)).astype(np.float32)  # with many equal values
+    above = rng.standard_normal(x.shape).astype(np.float32)
+    before = rng.standard_normal(x.shape).astype(np.float32)
+    expected, gradient = scanned(x, direction, above)
+    y, found = run(x, direction, MODES[form], above)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-5)
+    _, added = run(x, direction, MODES[form], above, before)
+    np.testing.assert_allclose(added, before + gradient, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_several_blocks(direction):
+    """The function works in blocks of maps; both forms must agree across them."""
+    x = np.random.default_rng(0).standard_normal((2, 20, 100, 90)).astype(np.float32)
+    y, gradient = run(x, direction, MODES["CPU function"], np.ones_like(x))
+    expected, expected_gradient = run(x, direction, MODES["graph"], np.ones_like(x))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_half(direction):
+    x = np.random.default_rng(1).standard_normal((1, 2, 9, 6)).astype(np.float16).astype(np.float32)
+    expected, gradient = scanned(x, direction, np.ones_like(x))
+    with nn.context_scope(get_extension_context("cpu", type_config="half")):
+        y, found = run(x, direction, MODES["graph"], np.ones_like(x))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(found, gradient)
