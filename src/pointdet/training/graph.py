@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pointdet.config.schema import Config
 from pointdet.detectors.base import Detector
+from pointdet.ops.cpu.memory import backward_pass
 from pointdet.ops.layers import Mode
 from pointdet.runtime import Runtime
 from pointdet.structures import Batch
@@ -59,4 +60,5 @@ class TrainingGraph:
 
     def backward(self, scale: float, callback: object | None) -> None:
         """Add this batch's gradients, times `scale`, to the parameters' gradients."""
-        self.terms["total"].backward(scale, clear_buffer=True, communicator_callbacks=callback)
+        with backward_pass():
+            self.terms["total"].backward(scale, clear_buffer=True, communicator_callbacks=callback)

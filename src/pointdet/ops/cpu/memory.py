@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from contextlib import ContextDecorator
+from collections.abc import Iterator
+from contextlib import ContextDecorator, contextmanager
 from typing import cast
 
 import nnabla as nn
@@ -24,9 +25,27 @@ CPU = nn.Context(["cpu:float"], "CpuCachedArray", "")
 # A diverging training is noticed at its loss; here it would only be a warning for every layer.
 silent = cast(ContextDecorator, np.errstate(over="ignore", invalid="ignore"))
 
+_recomputing = False
+
 # Shared by all layers: fresh memory costs more than the copy into it. One graph runs at a time.
 _space: dict[str, Floats] = {}
 _zeros: Floats = np.zeros(0, np.float32)
+
+
+@contextmanager
+def backward_pass() -> Iterator[None]:
+    """Around the backward pass of a graph: a function that runs forward in it only recomputes what was cleared."""
+    global _recomputing
+    _recomputing = True
+    try:
+        yield
+    finally:
+        _recomputing = False
+
+
+def recomputing() -> bool:
+    """Whether this forward pass of a function is its second one in a step, so that it must change no statistics."""
+    return _recomputing
 
 
 def workspace(name: str, *shape: int) -> Floats:

@@ -12,7 +12,7 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from pointdet.ops.cpu.memory import Floats, data, grad, silent, workspace, zeros
+from pointdet.ops.cpu.memory import Floats, data, grad, recomputing, silent, workspace, zeros
 
 BLOCK = 1 << 16  # values of a block: 256 KiB
 
@@ -81,8 +81,9 @@ class _BatchNormalization(PythonFunction):
                 np.subtract(part, self._mean[block], out=centred)
                 squares = np.einsum("bcn,bcn->c", centred, centred)[:, None] / count
                 self._scale[block] = 1 / np.sqrt(squares + self._eps)
-                var[block] *= self._decay
-                var[block] += (1 - self._decay) * count / max(count - 1, 1) * squares
+                if not recomputing():
+                    var[block] *= self._decay
+                    var[block] += (1 - self._decay) * count / max(count - 1, 1) * squares
             else:
                 np.subtract(part, self._mean[block], out=centred)
             centred *= self._scale[block] * gamma[block]
@@ -93,7 +94,7 @@ class _BatchNormalization(PythonFunction):
                 np.maximum(centred, zeros(*part.shape), out=out)  # three times as fast as against a number
             else:
                 np.add(centred, beta[block], out=out)
-        if self._batch_stat:
+        if self._batch_stat and not recomputing():
             mean *= self._decay
             mean += (1 - self._decay) * self._mean
 
