@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 import cv2
+import nnabla as nn
 import numpy as np
 import pytest
 import tiny
+from nnabla.utils.nnp_graph import NnpLoader
+from nnabla.utils.save import save
 
 from pointdet.errors import PointDetError
 from pointdet.export.nnp import NnpNetwork, write
 from pointdet.inference.predictor import Predictor
+from pointdet.ops.layers import Mode, upsample_bilinear, upsample_nearest
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -49,6 +53,19 @@ def test_same_maps(tmp_path, data, overrides):
             assert found[name].shape == array.shape and found[name].dtype == np.float32
             np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
     assert 0 < found["heatmap"].min() and found["heatmap"].max() < 1  # probabilities
+
+
+def test_upsampling_is_saved_with_its_convention(tmp_path):
+    """No network of above upsamples by interpolation."""
+    x = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal((1, 2, 3, 4)))
+    y = upsample_bilinear(upsample_nearest(x, 2, Mode(False)), 4, Mode(False))
+    network = {"name": "n", "batch_size": 1, "outputs": {"y": y}, "names": {"x": x}}
+    save(str(tmp_path / "x.nnp"), {"networks": [network]}, variable_batch_size=False)
+    loaded = NnpLoader(str(tmp_path / "x.nnp")).get_network("n")
+    loaded.inputs["x"].d = x.d
+    for output in (y, loaded.outputs["y"]):
+        output.forward()
+    np.testing.assert_array_equal(loaded.outputs["y"].d, y.d)
 
 
 def test_same_detections(tmp_path, data):

@@ -9,6 +9,7 @@ import pytest
 
 from pointdet.ops import layers
 from pointdet.ops.layers import Mode
+from pointdet.runtime import start
 
 FIRST, LAST = Mode(training=False), Mode(training=False, channel_last=True)
 MODES = {
@@ -111,6 +112,38 @@ def test_max_pool(mode):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
     pooled = layers.max_pool(variable(x, mode), mode, kernel=3, stride=2, pad=1)
     np.testing.assert_array_equal(result(pooled, mode), windows.max((4, 5)))
+
+
+def interpolation(size, factor):
+    """(size * factor, size): the weights of the cells whose middles lie around the middle of a new cell."""
+    middles = (np.arange(size * factor) + 0.5) / factor - 0.5
+    return np.maximum(0, 1 - np.abs(np.clip(middles, 0, size - 1)[:, None] - np.arange(size)))
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
+@pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["nearest", "bilinear"])
+def test_upsampling(kind, factor, mode, half):
+    """Bilinear as PyTorch's with align_corners=False; values and gradients."""
+    x, dy = draw(2, 3, 3, 5), draw(2, 3, 3 * factor, 5 * factor)
+    weights = [
+        interpolation(n, factor) if kind == "bilinear" else np.kron(np.eye(n), np.ones((factor, 1)))
+        for n in (3, 5)
+    ]
+    given = variable(x, mode)
+    given.need_grad = True
+    with nn.context_scope(start().context(half)):
+        output = getattr(layers, f"upsample_{kind}")(given, factor, mode)
+        y = result(output, mode)
+        given.grad.zero()
+        output.backward(dy.transpose(0, 2, 3, 1) if mode.channel_last else dy)
+    dx = given.g.transpose(0, 3, 1, 2) if mode.channel_last else given.g
+    expected = np.einsum("yh,xw,bchw->bcyx", *weights, x)
+    gradient = np.einsum("yh,xw,bcyx->bchw", *weights, dy)
+    tolerance = 4e-3 if half else 1e-6
+    np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    np.testing.assert_allclose(dx, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())
 
 
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])

@@ -202,6 +202,23 @@ def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) 
     )
 
 
+def upsample_nearest(x: nn.Variable, factor: int, mode: Mode) -> nn.Variable:
+    """Every value as a square of factor x factor."""
+    return _interpolate(x, factor, "nearest", mode)
+
+
+def upsample_bilinear(x: nn.Variable, factor: int, mode: Mode) -> nn.Variable:
+    """`factor` times the size; values stand at the middle of their cells, and the border's go on outside of it."""
+    return _interpolate(x, factor, "linear", mode)
+
+
+def _interpolate(x: nn.Variable, factor: int, kind: str, mode: Mode) -> nn.Variable:
+    if mode.wrapped:
+        return _to_last(_interpolate(_to_first(x), factor, kind, mode.unwrapped))
+    scale, half_pixel = (factor, factor), kind == "linear"
+    return F.interpolate(x, scale, mode=kind, half_pixel=half_pixel, channel_last=mode.channel_last)
+
+
 def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
     """uint8 images (B, H, W, 3) through one affine colour matrix each, (B, C, 4), to the network's layout.
 
