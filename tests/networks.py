@@ -2,6 +2,7 @@
 """Whole networks against golden outputs; their weights follow a formula, so that none are stored."""
 
 import zlib
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -11,8 +12,6 @@ import numpy.typing as npt
 from pointdet.config.schema import Config, Dataset
 from pointdet.detectors import catalogue
 from pointdet.ops.layers import Mode
-
-BN_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
 
 
 def formula(key: str, shape: list[int], leaf: str, salt: str, gain: float) -> npt.NDArray[np.float32]:
@@ -29,94 +28,68 @@ def formula(key: str, shape: list[int], leaf: str, salt: str, gain: float) -> np
     return np.asarray(values[leaf](), np.float32)
 
 
-def nnabla_name(key: str, bottleneck: bool) -> str | None:
-    """Official CenterNet's `res_N` key -> our path; None for entries that have no counterpart."""
-    parts = key.split(".")
-    block = "bottleneck" if bottleneck else "basicblock"
-    if parts[-1] == "num_batches_tracked" or parts[0] == "fc":
-        return None
-    if parts[0] in ("hm", "wh", "reg"):
-        return f"{parts[0]}_{'conv1' if parts[1] == '0' else 'final'}/conv/{'W' if parts[2] == 'weight' else 'b'}"
-    if parts[0] == "deconv_layers":
-        index = int(parts[1])
-        scope = f"upsample{index // 3 + 1}"
-        return f"{scope}/deconv/W" if index % 3 == 0 else f"{scope}/bn/{BN_LEAVES[parts[2]]}"
-    if parts[0] in ("conv1", "bn1"):
-        return "conv1/conv/W" if parts[0] == "conv1" else f"conv1/bn/{BN_LEAVES[parts[1]]}"
-    scope = f"res{parts[0][5:]}/layer{int(parts[1]) + 1}"
-    if parts[2] == "downsample":
-        scope = f"{scope}/{block}_s/shortcut_conv"
-        return f"{scope}/conv/W" if parts[3] == "0" else f"{scope}/bn/{BN_LEAVES[parts[4]]}"
-    scope = f"{scope}/{block}{parts[2][-1]}"
-    return f"{scope}/conv/W" if parts[2].startswith("conv") else f"{scope}/bn/{BN_LEAVES[parts[3]]}"
+def published(table: dict[str, Any], mode: str) -> dict[str, npt.NDArray[np.float32]]:
+    """The parameters of a network of the official code under their keys, but for num_batches_tracked."""
+    kinds = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
+    salt, gain = "B/" if mode == "B" else "", table[f"gain_{mode}"]
+    return {
+        key: formula(key, shape, "W" if len(shape) == 4 else kinds[key.rpartition(".")[2]], salt, gain)
+        for key, shape in table["parameters"]
+        if not key.endswith("num_batches_tracked")
+    }
 
 
-def dla_name(key: str) -> tuple[str | None, tuple[int, ...]]:
-    """Official CenterNet's `dlav0_34` key -> our path, and the order of the joined maps that its kernel reads.
+def hrnet_parameters(channels: int) -> dict[str, list[int]]:
+    """Key -> shape of every entry of a published ImageNet HRNet (1956 of them), `channels` on its finest branch."""
+    entries: dict[str, list[int]] = {}
 
-    The order counts blocks of input channels in the official order; () where nothing is joined. None for entries
-    that have no counterpart: the projections of levels 3 and 4 are computed there, but not used.
-    """
-    parts = key.removeprefix("base.").split(".")
-    if parts[-1] == "num_batches_tracked" or parts[0] == "fc":
-        return None, ()
-    if parts[0] in ("hm", "wh", "reg"):
-        return nnabla_name(key, bottleneck=False), ()
-    joins: tuple[int, ...] = ()
-    if parts[0] == "dla_up":
-        step, (kind, index), entry = parts[1], parts[2].split("_"), parts[3]
-        scope = NECK[step, kind if kind == "node" else "proj", int(index)]
-        if kind == "up":
-            return f"{scope}/deconv/W", ()
-        joins = () if kind == "proj" or scope.endswith("level3up_c_root/root") else (1, 0)
-    elif parts[0] == "base_layer":
-        scope, entry = "conv1", parts[1]
-    elif parts[0] in ("level0", "level1"):
-        scope, entry = f"{parts[0]}/conv1", parts[1]
-    else:
-        deep = parts[0] in ("level3", "level4")
-        if deep and parts[1] == "project":
-            return None, ()
-        scope = f"{parts[0]}/node{parts[1][-1]}" if deep else parts[0]
-        inner = parts[2:] if deep else parts[1:]
-        if inner[0] == "project":
-            entry = inner[1]
-        elif inner[0] == "root":
-            joins = {"level5": (1, 2, 0)}.get(scope, (1, 3, 0, 2) if scope.endswith("node2") else (1, 0))
-            scope, entry = f"{scope}/root", "0" if inner[1] == "conv" else "1"
-        else:
-            scope = f"{scope}/block{inner[0][-1]}/basicblock{inner[1][-1]}"
-            entry = "0" if inner[1].startswith("conv") else "1"
-    if entry == "0":
-        return f"{scope}/conv/W", joins
-    return f"{scope}/bn/{BN_LEAVES[parts[-1]]}", ()
+    def pair(conv: str, norm: str, out: int, into: int, kernel: int, bias: bool = False) -> None:
+        entries[f"{conv}.weight"] = [out, into, kernel, kernel]
+        if bias:
+            entries[f"{conv}.bias"] = [out]
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            entries[f"{norm}.{leaf}"] = [out]
+        entries[f"{norm}.num_batches_tracked"] = []
 
+    def sequence(scope: str, out: int, into: int, kernel: int, bias: bool = False) -> None:
+        pair(f"{scope}.0", f"{scope}.1", out, into, kernel, bias)
 
-def rejoined(weight: npt.NDArray[np.float32], order: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The kernel with its input channels in the order in which we join the maps."""
-    if not order:
-        return weight
-    out = weight.shape[0]
-    # [second block, first block, pooled input (half as wide), the inner tree]
-    widths = {4: (out, out, out // 2, out), 3: (out, out, out // 2)}.get(len(order), (out, out))
-    blocks = np.split(weight, np.cumsum(widths)[:-1], axis=1)
-    return np.concatenate([blocks[i] for i in order], axis=1)
+    def bottleneck(scope: str, into: int, width: int) -> None:
+        sizes = ((width, into, 1), (width, width, 3), (4 * width, width, 1))
+        for k, (out, before, kernel) in enumerate(sizes, 1):
+            pair(f"{scope}.conv{k}", f"{scope}.bn{k}", out, before, kernel)
+        if into != 4 * width:
+            sequence(f"{scope}.downsample", 4 * width, into, 1)
 
-
-NECK = {
-    ("ida_0", "proj", 1): "up16/up",
-    ("ida_0", "node", 1): "up8/root",
-    ("ida_1", "proj", 1): "up4/residual_level3/up",
-    ("ida_1", "proj", 2): "up8/up",
-    ("ida_1", "node", 1): "up4/residual_level3/level3up_root/root",
-    ("ida_1", "node", 2): "up4/residual_level3/x_root/root",
-    ("ida_2", "proj", 1): "up2_c/up",
-    ("ida_2", "proj", 2): "up2_b/up",
-    ("ida_2", "proj", 3): "up4/up",
-    ("ida_2", "node", 1): "up2_c/level3up_c_root/root",
-    ("ida_2", "node", 2): "up2_c/level2up_root/root",
-    ("ida_2", "node", 3): "up2_c/x_root/root",
-}
+    widths = [channels, 2 * channels, 4 * channels, 8 * channels]
+    pair("conv1", "bn1", 64, 3, 3)
+    pair("conv2", "bn2", 64, 64, 3)
+    for k in range(4):
+        bottleneck(f"layer1.{k}", 256 if k else 64, 64)
+    sequence("transition1.0", channels, 256, 3)
+    for stage, modules in ((2, 1), (3, 4), (4, 3)):
+        into = widths[stage - 2] if stage > 2 else 256
+        sequence(f"transition{stage - 1}.{stage - 1}.0", widths[stage - 1], into, 3)
+        for module in range(modules):
+            scope = f"stage{stage}.{module}"
+            for b in range(stage):
+                for k in range(4):
+                    for layer in (1, 2):
+                        block = f"{scope}.branches.{b}.{k}"
+                        pair(f"{block}.conv{layer}", f"{block}.bn{layer}", widths[b], widths[b], 3)
+            for i in range(stage):
+                for j in range(stage):
+                    fuse = f"{scope}.fuse_layers.{i}.{j}"
+                    if j > i:
+                        sequence(fuse, widths[i], widths[j], 1)
+                    for k in range(i - j):
+                        sequence(f"{fuse}.{k}", widths[i] if k == i - j - 1 else widths[j], widths[j], 3)
+    for b in range(4):
+        bottleneck(f"incre_modules.{b}.0", widths[b], 32 << b)
+    for b in range(3):
+        sequence(f"downsamp_modules.{b}", 256 << b, 128 << b, 3, bias=True)
+    sequence("final_layer", 2048, 1024, 1, bias=True)
+    return entries | {"classifier.weight": [1000, 2048], "classifier.bias": [1000]}
 
 
 def config(**sections):

@@ -11,6 +11,8 @@ import pytest
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
+from pointdet.weights.fit import fit
+from pointdet.weights.naming.catalogue import renamed
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
 networks = importlib.util.module_from_spec(spec)
@@ -52,15 +54,8 @@ def test_nnabla_example(golden, mode):
 def test_official_code(golden, mode):
     table, arrays = golden("networks.json")["dlav0"], golden("network_dlav0.npz")
     detector = built(80, official_neck=True)
-    parameters, filled = detector.parameters(), set()
-    for key, shape in table["parameters"]:
-        name, order = networks.dla_name(key)
-        if name is not None:
-            salt = "B/" if mode == "B" else ""
-            value = networks.formula(key, shape, name.split("/")[-1], salt, table[f"gain_{mode}"])
-            parameters[name].d = networks.rejoined(value, order).reshape(parameters[name].shape)
-            filled.add(name)
-    assert filled == set(parameters)
+    report = fit(renamed(networks.published(table, mode), "dlav0"), detector.parameters(), False)
+    assert not report.skipped + report.new + report.unused
     assert_outputs(detector, arrays, mode)
 
 

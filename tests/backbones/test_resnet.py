@@ -14,6 +14,8 @@ from pointdet.backbones.widths import scaled
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
+from pointdet.weights.fit import fit
+from pointdet.weights.naming.catalogue import renamed
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
 networks = importlib.util.module_from_spec(spec)
@@ -47,16 +49,8 @@ def test_official_code(golden, depth, mode):
     table, arrays = golden("networks.json")[f"res{depth}"], golden(f"network_res{depth}.npz")
     detector = catalogue.build(config(model={"num_layers": depth}), 80)
     run(detector, arrays["x"], False)
-    parameters, filled = detector.parameters(), set()
-    for key, shape in table["parameters"]:
-        name = networks.nnabla_name(key, bottleneck=depth >= 50)
-        if name is None:
-            continue
-        leaf = name.split("/")[-1]
-        value = networks.formula(key, shape, leaf, "B/" if mode == "B" else "", table[f"gain_{mode}"])
-        parameters[name].d = value.reshape(parameters[name].shape)
-        filled.add(name)
-    assert filled == set(parameters)
+    report = fit(renamed(networks.published(table, mode), "resnet"), detector.parameters(), False)
+    assert not report.skipped + report.new + report.unused
     outputs = run(detector, arrays["x"], False)
     for name, published in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
         assert_close(outputs[name], arrays, f"{mode}/{published}")

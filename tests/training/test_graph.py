@@ -58,11 +58,11 @@ def test_accumulated_passes_are_the_joined_batch(data, batches):
     assert wrong > 0.1 * largest
 
 
-@pytest.mark.parametrize("arch", ["resnet", "dlav0"])
+@pytest.mark.parametrize("arch", ["resnet", "dlav0", "hrnet"])
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_whoever_computes(data, batches, arch, kernels):
     """The same loss and, up to the ReLUs that rounding switches, the same gradients as NNabla's functions."""
-    settings = (f"model.arch={arch}", f"model.num_layers={18 if arch == 'resnet' else 34}")
+    settings = (f"model.arch={arch}", f"model.num_layers={34 if arch == 'dlav0' else 18}")
     model = tiny.model(tiny.config(data, *settings))
     (batch,) = batches(model, 1)
     found = []

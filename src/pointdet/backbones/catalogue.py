@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import nnabla as nn
 
-from pointdet.backbones import dla, resnet
+from pointdet.backbones import dla, hrnet, resnet
 from pointdet.config import schema
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
 
-DEPTHS = {"resnet": tuple(resnet.STAGES), "dlav0": (34,)}
+DEPTHS = {"resnet": tuple(resnet.STAGES), "dlav0": (34,), "hrnet": hrnet.CHANNELS}
 
 
 def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable]]:
@@ -26,6 +26,8 @@ def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable
         )
     if model.arch == "dlav0":
         return lambda x, mode: dla.dla34(x, model.width, 3 if model.official_neck else 1, mode)
+    if model.arch == "hrnet":
+        return lambda x, mode: hrnet.hrnet(x, model.num_layers, model.width, mode)
     return lambda x, mode: resnet.resnet(x, model.num_layers, model.width, mode)
 
 

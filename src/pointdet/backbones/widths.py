@@ -3,5 +3,5 @@
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times the width factor, as a multiple of 8."""
-    return max(8, int(channels * width / 8 + 0.5) * 8)
+    """The published `channels` at width 1, otherwise the multiple of 8 next to `channels` times the factor."""
+    return channels if width == 1 else max(8, int(channels * width / 8 + 0.5) * 8)

@@ -45,13 +45,13 @@ class Dataset(Section):
 
 
 class Model(Section):
-    arch: Literal["resnet", "dlav0"] = "resnet"
+    arch: Literal["resnet", "dlav0", "hrnet"] = "resnet"
     num_layers: int = 18
-    """resnet: 18, 34, 50, 101 or 152; dlav0: 34."""
+    """resnet: 18, 34, 50, 101 or 152; dlav0: 34; hrnet: 18, 32 or 48, the channels of its finest branch."""
     official_neck: bool = False
     """dlav0: the upsampling of the official code, which has one kernel of 3x3 where the NNabla example has 1x1."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
-    """Channel factor of backbone and upsampling, for small machines; channels stay multiples of 8."""
+    """Channel factor of backbone and upsampling, for small machines; other than 1 it gives multiples of 8."""
     head_channels: Positive = 64
     """Channels of the 3x3 convolution that opens every head."""
     pretrained_model_dir: str | None = None
