@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written(run, config, tmp_path):
 
 def test_missing_backbone(refused, config, tmp_path):
     sentence = refused("--train-config", config, "--set", f"model.pretrained_model_dir={tmp_path}")
-    assert f"there is no resnet18_nchw_imagenet.h5 in {tmp_path}; put it there" in sentence
+    assert f"there is no resnet18_nchw_imagenet.h5 or resnet18-*.pth in {tmp_path}; put one there" in sentence
 
 
 def test_checkpoints_that_are_none(refused, config, tmp_path, data):

@@ -2,10 +2,12 @@
 """How a run begins: its folder, its first parameters, and what fine-tuning takes over."""
 
 import logging
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import tiny
+import torch_writer
 import yaml
 
 from pointdet.config.load import load
@@ -14,6 +16,7 @@ from pointdet.runtime import start as start_runtime
 from pointdet.training import start
 from pointdet.weights import checkpoint, h5_file
 from pointdet.weights.fit import converted
+from pointdet.weights.naming import resnet
 from pointdet.weights.published import with_swapped_heads
 
 
@@ -160,7 +163,31 @@ def test_imagenet_backbone_in_either_layout(tmp_path, data, layout, log):
     assert "fc/" not in log.text
 
 
+@pytest.mark.parametrize("layout", ["zip", "legacy"])
+def test_imagenet_backbone_of_pytorch(golden, tmp_path, data, layout, log):
+    """Its images were RGB, ours are BGR."""
+    config = tiny.config(data, f"model.pretrained_model_dir={tmp_path}")
+    model = start.fresh(config, tiny.CLASS_NAMES, start_runtime())
+    fresh = tiny.parameters(model)
+    rng, file, state, expected = np.random.default_rng(0), torch_writer.File(layout), OrderedDict(), {}
+    for key, shape in golden("published_keys.json")["torchvision_resnet18"]:
+        name = resnet.our_name(key, False)
+        shape = fresh[name].shape if name else shape
+        array = rng.standard_normal(shape).astype(np.float32)
+        state[key] = file.tensor(array.reshape(-1) if name and "/bn/" in name else array)
+        if name:
+            expected[name] = array[:, ::-1] if name == "conv1/conv/W" else array
+    (tmp_path / "resnet18-01234567.pth").write_bytes(file.written(state))
+    start.take_imagenet(model)
+    for name, array in tiny.parameters(model).items():
+        np.testing.assert_array_equal(array, expected.get(name, fresh[name]))
+    assert f"resnet18-01234567.pth: kept {len(expected)}, skipped 0" in log.text
+
+
 def test_no_imagenet_backbone(tmp_path, data):
     config = tiny.config(data, f"model.pretrained_model_dir={tmp_path}")
-    with pytest.raises(PointDetError, match="there is no resnet18_nchw_imagenet.h5 in .* from scratch with"):
+    with pytest.raises(
+        PointDetError,
+        match=r"there is no resnet18_nchw_imagenet.h5 or resnet18-\*.pth in .* from scratch with",
+    ):
         start.take_imagenet(start.fresh(config, tiny.CLASS_NAMES, start_runtime()))

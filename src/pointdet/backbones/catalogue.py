@@ -31,7 +31,15 @@ def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable
     return lambda x, mode: resnet.resnet(x, model.num_layers, model.width, mode)
 
 
-def imagenet_file(model: schema.Model, channel_last: bool) -> str:
-    """The published name of the backbone's ImageNet parameters."""
+def imagenet_files(model: schema.Model, channel_last: bool) -> list[str]:
+    """Patterns of the published files with the backbone's ImageNet parameters, the most fitting first.
+
+    NNabla's in either layout, then those of torchvision, DLA's authors and HRNet's authors.
+    """
+    depth = model.num_layers
     name = "dla" if model.arch == "dlav0" else model.arch
-    return f"{name}{model.num_layers}_{'nhwc' if channel_last else 'nchw'}_imagenet.h5"
+    layouts = ("nhwc", "nchw") if channel_last else ("nchw", "nhwc")
+    files = [f"{name}{depth}_{layout}_imagenet.h5" for layout in layouts]
+    return files + (
+        [f"hrnet*w{depth}*.pth"] if name == "hrnet" else [f"{name}{depth}.pth", f"{name}{depth}-*.pth"]
+    )

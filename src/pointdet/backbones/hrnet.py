@@ -12,11 +12,8 @@ import nnabla.functions as F
 from pointdet.backbones.widths import scaled
 from pointdet.ops.layers import Mode, conv_norm, upsample_bilinear, upsample_nearest
 
-CHANNELS = (
-    18,
-    32,
-    48,
-)  # of the finest branch, which name the published networks; every further branch has twice as many
+# Of the finest branch, which name the published networks; every further branch has twice as many.
+CHANNELS = (18, 32, 48)
 MODULES = {2: 1, 3: 4, 4: 3}  # of every stage; stage s has s branches
 BLOCKS = 4  # on every branch of a module, and in layer1
 

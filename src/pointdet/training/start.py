@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nnabla as nn
 
-from pointdet.backbones.catalogue import imagenet_file
+from pointdet.backbones.catalogue import imagenet_files
 from pointdet.config import load
 from pointdet.config.schema import Config
 from pointdet.detectors import catalogue
@@ -18,8 +18,9 @@ from pointdet.inference.restore import Model
 from pointdet.runtime import Runtime
 from pointdet.training.journal import environment, keep_log, log_to_console
 from pointdet.weights import checkpoint as checkpoints
-from pointdet.weights import h5_file, published
+from pointdet.weights import h5_file, published, torch_file
 from pointdet.weights.fit import fit
+from pointdet.weights.imagenet import from_torch
 
 logger = logging.getLogger("pointdet")
 
@@ -79,6 +80,10 @@ def take_parameters(path: Path, model: Model) -> None:
     if source == path and published.heads_look_swapped(arrays):
         logger.warning("%s: size and offset heads are exchanged, as in files before February 2023", source)
         arrays = published.with_swapped_heads(arrays)
+    _take(arrays, source, model)
+
+
+def _take(arrays: h5_file.Arrays, source: Path, model: Model) -> None:
     report = fit(arrays, model.detector.parameters(), model.detector.channel_last)
     if not report.kept:
         raise PointDetError(f"nothing in {source} fits this network; check model.arch, num_layers and width")
@@ -86,17 +91,22 @@ def take_parameters(path: Path, model: Model) -> None:
 
 
 def take_imagenet(model: Model) -> None:
-    """The backbone's ImageNet parameters out of model.pretrained_model_dir, in either layout.
+    """The backbone's ImageNet parameters out of model.pretrained_model_dir: NNabla's files, in either layout, or
+    PyTorch's, whose first convolution is turned from RGB to the order that is fed.
 
     Errors: PointDetError when the file is not there: nothing starts from scratch by accident.
     """
-    settings, channel_last = model.config.model, model.detector.channel_last
+    settings = model.config.model
     folder = Path(str(settings.pretrained_model_dir))
-    names = [imagenet_file(settings, layout) for layout in (channel_last, not channel_last)]
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
+    patterns = imagenet_files(settings, model.detector.channel_last)
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not found:
         raise PointDetError(
-            f"there is no {names[0]} in {folder}; put it there (see weights/README.md), or train from scratch with "
-            "--set model.pretrained_model_dir=null"
+            f"there is no {patterns[0]} or {patterns[-1]} in {folder}; put one there (see weights/README.md), or train "
+            "from scratch with --set model.pretrained_model_dir=null"
         )
-    take_parameters(path, model)
+    path = found[0]
+    if path.suffix == ".h5":
+        take_parameters(path, model)
+    else:
+        _take(from_torch(torch_file.read(path), settings.arch, model.config.input.colour_order), path, model)
