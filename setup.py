@@ -20,6 +20,7 @@ setup(
     install_requires=[
         "nnabla==1.39.0",
         "numpy==1.26.*",
+        "scipy==1.15.*",  # the last for Python 3.10
         "protobuf==3.20.3",
         "opencv-python-headless==4.11.*",  # 4.12 and later want numpy 2
         "pydantic>=2.11,<3",

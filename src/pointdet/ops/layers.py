@@ -157,9 +157,11 @@ def conv_norm(
     return norm(conv(x, channels, kernel, mode, stride=stride), mode, shortcut=shortcut, relu=relu)
 
 
-def deconv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
-    """Deconvolution 4x4, stride 2, N(0, 0.001) without bias, batch normalisation, ReLU: twice the size."""
-    w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, small_normal)
+def deconv_norm(
+    x: nn.Variable, channels: int, mode: Mode, *, init: Initialiser = small_normal
+) -> nn.Variable:
+    """Deconvolution 4x4, stride 2, without bias, batch normalisation, ReLU: twice the size."""
+    w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, init)
     return norm(_deconvolve(x, w, mode), mode, relu=True)
 
 
@@ -171,27 +173,28 @@ def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
 
 
-def depthwise_upsample(x: nn.Variable, mode: Mode) -> nn.Variable:
-    """Deconvolution 4x4, stride 2, of every channel by itself, bilinear at the beginning: twice the size."""
-    channels = x.shape[mode.channel_axis]
-    shape = (channels, 4, 4, 1) if mode.channel_last else (channels, 1, 4, 4)
-    w = get_parameter_or_create("deconv/W", shape, bilinear)
+def depthwise_upsample(x: nn.Variable, mode: Mode, factor: int = 2) -> nn.Variable:
+    """Deconvolution of every channel by itself, bilinear at the beginning: `factor` times the size, an even number."""
+    w = weight("deconv", x.shape[mode.channel_axis], 1, 2 * factor, mode, bilinear)
     return _depthwise_deconvolve(x, w, mode)
 
 
 def _depthwise_deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
         return _to_last(_depthwise_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
+    channels, stride = w.shape[0], w.shape[2] // 2  # width of the kernel in either layout
+    pad = stride // 2
     if mode.through_python and mode.kernels == "onednn":  # for a matrix product there is nothing to win here
-        return convolution.deconvolution(x, w, pad=1, stride=2, groups=w.shape[0], library=mode.kernels)
-    return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), group=w.shape[0], channel_last=mode.channel_last)
+        return convolution.deconvolution(x, w, pad=pad, stride=stride, groups=channels, library=mode.kernels)
+    steps = {"pad": (pad, pad), "stride": (stride, stride)}
+    return F.deconvolution(x, w, **steps, group=channels, channel_last=mode.channel_last)
 
 
 def bilinear(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Deconvolution weights of 4 x 4 that interpolate, for either layout of one output channel."""
-    row = np.array([0.25, 0.75, 0.75, 0.25])
-    kernel = np.outer(row, row).reshape([1 if n == 1 else 4 for n in shape[1:]])
-    return np.broadcast_to(kernel, shape).astype(np.float32)
+    """NCHW deconvolution weights that interpolate, for a stride of half their side."""
+    side = shape[-1]
+    row = 1 - abs(np.arange(side) + 0.5 - side / 2) / (side / 2)
+    return np.broadcast_to(np.outer(row, row), shape).astype(np.float32)
 
 
 def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) -> nn.Variable:

@@ -65,6 +65,14 @@ def zeros(*shape: int) -> Floats:
     return _zeros[:size].reshape(shape)
 
 
+def store(target: Floats, values: Floats, add: bool) -> None:
+    """target (+)= values: a gradient, added to what is there already or in its place."""
+    if add:
+        target += values
+    else:
+        target[...] = values
+
+
 def data(variable: nn.Variable) -> Floats:
     return view(variable.data)
 

@@ -12,7 +12,7 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from pointdet.ops.cpu.memory import Floats, data, grad, recomputing, silent, workspace, zeros
+from pointdet.ops.cpu.memory import Floats, data, grad, recomputing, silent, store, workspace, zeros
 
 BLOCK = 1 << 16  # values of a block: 256 KiB
 
@@ -116,7 +116,7 @@ class _BatchNormalization(PythonFunction):
                 mask = np.greater(_flat(data(outputs[0]))[:, block], 0, out=_mask(part.shape))
                 part = np.multiply(part, mask, out=workspace("masked", *part.shape))
             if len(inputs) > SHORTCUT and propagate_down[SHORTCUT]:
-                _store(_flat(grad(inputs[SHORTCUT]))[:, block], part, accum[SHORTCUT])
+                store(_flat(grad(inputs[SHORTCUT]))[:, block], part, accum[SHORTCUT])
             centred = workspace("centred", *part.shape)
             np.subtract(_flat(data(inputs[X]))[:, block], self._mean[block], out=centred)
             scale = self._scale[block]
@@ -131,22 +131,15 @@ class _BatchNormalization(PythonFunction):
                 centred *= scale * gamma[block]
             else:
                 np.multiply(part, scale * gamma[block], out=centred)
-            _store(_flat(grad(inputs[X]))[:, block], centred, accum[X])
+            store(_flat(grad(inputs[X]))[:, block], centred, accum[X])
         for i, total in ((BETA, dbeta), (GAMMA, dgamma)):
             if propagate_down[i]:
-                _store(grad(inputs[i]).reshape(-1, 1), total, accum[i])
+                store(grad(inputs[i]).reshape(-1, 1), total, accum[i])
 
 
 def _flat(maps: Floats) -> Floats:
     """(B, C, H, W) -> (B, C, H W)."""
     return maps.reshape(*maps.shape[:2], -1)
-
-
-def _store(target: Floats, values: Floats, add: bool) -> None:
-    if add:
-        target += values
-    else:
-        target[...] = values
 
 
 def _mask(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modulated deformable convolution (Zhu et al., 2019) of 3x3 as an NNabla function, over SciPy and NumPy's BLAS.
+
+Maps lie channels last here. Bilinear sampling is then a sparse matrix with four numbers per sample, the way back its
+transpose; what remains is multiplied with the kernel, in blocks of cells that fit the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import nnabla as nn
+import numpy as np
+from nnabla.function import PythonFunction
+from scipy.sparse import csr_array
+
+from pointdet.ops.cpu.blas import BLOCK
+from pointdet.ops.cpu.memory import Floats, data, grad, silent, store, workspace
+
+X, W, OFFSET, MASK, BIAS = range(5)
+
+TAPS = np.indices((3, 3), np.float32).reshape(2, 1, 9) - 1  # y and x of the nine samples of a cell at rest
+
+
+def deformable_convolution(
+    x: nn.Variable, w: nn.Variable, offset: nn.Variable, mask: nn.Variable, b: nn.Variable
+) -> nn.Variable:
+    """As F.deformable_convolution with pad 1.
+
+    x (B, C, H, W), w (O, C, 3, 3), offset (B, 18, H, W): y and x of each sample in turn, mask (B, 9, H, W), b (O,).
+    """
+    return _DeformableConvolution(nn.get_current_context())(x, w, offset, mask, b)
+
+
+class _DeformableConvolution(PythonFunction):
+    @property
+    def name(self) -> str:
+        return "CpuDeformableConvolution"
+
+    def min_outputs(self) -> int:
+        return 1
+
+    def grad_depends_output_data(self, i: int, o: int) -> bool:
+        return False
+
+    def grad_depends_input_data(self, i: int, j: int) -> bool:
+        return BIAS not in (i, j)
+
+    def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        batch, _, height, width = inputs[X].shape
+        outputs[0].reset_shape((batch, inputs[W].shape[0], height, width), True)
+
+    @silent
+    def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        x, kernel, y = data(inputs[X]), _matrix(data(inputs[W])), data(outputs[0])
+        bias = data(inputs[BIAS])[:, None]
+        for i, image in enumerate(x):
+            table = _table(image)
+            out = y[i].reshape(len(kernel), -1)
+            for cells in _blocks(image):
+                samples = _Samples(data(inputs[OFFSET])[i], data(inputs[MASK])[i], cells)
+                columns = samples.matrix @ table[samples.near]
+                np.matmul(kernel, columns.reshape(-1, kernel.shape[1]).T, out=out[:, cells])
+            out += bias
+
+    @silent
+    def backward_impl(
+        self,
+        inputs: list[nn.Variable],
+        outputs: list[nn.Variable],
+        propagate_down: list[bool],
+        accum: list[bool],
+    ) -> None:
+        x, kernel, dy = data(inputs[X]), _matrix(data(inputs[W])), grad(outputs[0])
+        dkernel = np.zeros_like(kernel)
+        for i, image in enumerate(x):
+            table, channels = _table(image), len(image)
+            dtable = workspace("dtable", *table.shape)
+            dtable[...] = 0
+            for cells in _blocks(image):
+                samples = _Samples(data(inputs[OFFSET])[i], data(inputs[MASK])[i], cells)
+                near, dout = table[samples.near], dy[i].reshape(len(kernel), -1)[:, cells]
+                dkernel += dout @ (samples.matrix @ near).reshape(-1, kernel.shape[1])
+                dcolumns = workspace("dcolumns", dout.shape[1], kernel.shape[1])
+                dcolumns = np.matmul(dout.T, kernel, out=dcolumns).reshape(-1, channels)
+                dtable[samples.near] += samples.matrix.T @ dcolumns
+                doffset, dmask = samples.gradients(near, dcolumns)
+                if propagate_down[OFFSET]:
+                    target = grad(inputs[OFFSET])[i].reshape(9, 2, -1)[:, :, cells]
+                    store(target, doffset.transpose(2, 0, 1), accum[OFFSET])
+                if propagate_down[MASK]:
+                    store(grad(inputs[MASK])[i].reshape(9, -1)[:, cells], dmask.T, accum[MASK])
+            if propagate_down[X]:
+                padded = dtable.reshape(image.shape[1] + 2, image.shape[2] + 2, channels)
+                store(grad(inputs[X])[i], padded[1:-1, 1:-1].transpose(2, 0, 1), accum[X])
+        if propagate_down[W]:
+            out_channels, channels = inputs[W].shape[:2]
+            dw = dkernel.reshape(out_channels, 3, 3, channels).transpose(0, 3, 1, 2)
+            store(grad(inputs[W]), dw, accum[W])
+        if propagate_down[BIAS]:
+            store(grad(inputs[BIAS]), dy.sum(axis=(0, 2, 3)), accum[BIAS])
+
+
+class _Samples:
+    """The nine samples of every cell of a block: where they lie between four neighbours, and what they count."""
+
+    def __init__(self, offset: Floats, mask: Floats, cells: slice) -> None:
+        """offset (18, H, W), mask (9, H, W) of one image."""
+        _, height, width = mask.shape
+        size = np.array([height, width], np.float32).reshape(2, 1, 1)
+        position = np.add(offset.reshape(9, 2, -1)[:, :, cells].transpose(1, 2, 0), TAPS, order="C")
+        position += np.stack(np.divmod(np.arange(cells.start, cells.stop), width))[..., None]  # (2, cells, 9)
+        # Beyond these borders a sample is zero and has no gradients. Offsets may be NaN, an index never.
+        self._inside = ((position > -1) & (position < size)).all(0)
+        low = np.fmin(np.fmax(np.floor(position), -1), size - 1)
+        self._y, self._x = position - low
+        self._mask = mask.reshape(9, -1)[:, cells].T * self._inside
+        first = ((low[0] + 1) * (width + 2) + low[1] + 1).astype(np.int32)
+        # Only this part of the table is looked at, and its gradient touched.
+        self.near = slice(int(first.min()), int(first.max()) + width + 4)
+        first -= self.near.start
+        self._neighbours = [first, first + 1, first + width + 2, first + width + 3]
+        self.matrix = self._interpolation()
+
+    def _interpolation(self) -> csr_array:
+        """(9 cells, table[near]): every sample from its four neighbours."""
+        y, x = self._y, self._x
+        weights = np.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], -1) * self._mask[..., None]
+        ends = np.arange(0, weights.size + 1, 4, dtype=np.int32)
+        neighbours = np.stack(self._neighbours, -1)
+        shape = (len(ends) - 1, self.near.stop - self.near.start)
+        return csr_array((weights.ravel(), neighbours.ravel(), ends), shape=shape)
+
+    def gradients(self, near: Floats, dcolumns: Floats) -> tuple[Floats, Floats]:
+        """The gradients of offset (2, cells, 9) and mask (cells, 9) from those of the samples (9 cells, C)."""
+        values = workspace("neighbours", *dcolumns.shape)
+        products = []  # of each neighbour and the sample's gradient, summed over the channels
+        for index in self._neighbours:
+            np.take(near, index.ravel(), axis=0, out=values, mode="clip")  # clip saves a copy
+            products.append(np.einsum("sc,sc->s", values, dcolumns).reshape(index.shape))
+        top_left, top_right, bottom_left, bottom_right = products
+        y, x = self._y, self._x
+        top, bottom = top_left + x * (top_right - top_left), bottom_left + x * (bottom_right - bottom_left)
+        left, right = top_left + y * (bottom_left - top_left), top_right + y * (bottom_right - top_right)
+        return (
+            np.stack([bottom - top, right - left]) * self._mask,
+            (top + y * (bottom - top)) * self._inside,
+        )
+
+
+def _table(image: Floats) -> Floats:
+    """(C, H, W) -> ((H + 2) (W + 2), C): a row per cell, with a border of zeros."""
+    channels, height, width = image.shape
+    table = workspace("table", height + 2, width + 2, channels)
+    table[0] = table[-1] = 0
+    table[:, 0] = table[:, -1] = 0
+    table[1:-1, 1:-1] = image.transpose(1, 2, 0)
+    return table.reshape(-1, channels)
+
+
+def _matrix(w: Floats) -> Floats:
+    """(O, C, 3, 3) -> (O, 9 C), the channels of a tap together."""
+    return w.transpose(0, 2, 3, 1).reshape(len(w), -1)
+
+
+def _blocks(image: Floats) -> Iterator[slice]:
+    """The cells of an image, as many at once as fit the cache."""
+    channels, height, width = image.shape
+    step = max(1, BLOCK // (9 * channels))
+    for first in range(0, height * width, step):
+        yield slice(first, min(first + step, height * width))

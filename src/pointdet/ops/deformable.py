@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modulated deformable convolution 3x3 (Zhu et al., 2019) in every layout and mode.
+
+Parameter paths below the current scope: ``conv/W``, ``conv/b``, and ``offset/conv/W``, ``offset/conv/b`` of the
+convolution that says where to look: 18 offsets, y and x of each sample in turn, and 9 logits of the mask.
+"""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+
+from pointdet.ops.cpu.deformable import deformable_convolution
+from pointdet.ops.layers import Mode, bias, constant, convolve, norm, to_first, uniform_in, weight
+
+SAMPLES = 9
+
+
+def deform_conv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
+    """Deformable convolution with bias, batch normalisation, ReLU."""
+    return norm(deform_conv(x, channels, mode), mode, relu=True)
+
+
+def deform_conv(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
+    """Deformable convolution with bias. It begins as a convolution of half the strength: no offset, mask 0.5."""
+    in_channels = x.shape[mode.channel_axis]
+    w = weight("conv", channels, in_channels, 3, mode, uniform_in)
+    b = bias("conv", channels, constant(0))
+    offset_w = weight("offset/conv", 3 * SAMPLES, in_channels, 3, mode, constant(0))
+    offset_b = bias("offset/conv", 3 * SAMPLES, constant(0))
+    where = to_first(convolve(x, offset_w, offset_b, mode), mode)
+    batch, _, height, width = where.shape
+    offset = F.slice(where, stop=(batch, 2 * SAMPLES, height, width))
+    mask = F.sigmoid(F.slice(where, start=(0, 2 * SAMPLES, 0, 0)))
+    if mode.through_python:
+        return deformable_convolution(x, w, offset, mask, b)
+    # NNabla takes NHWC on no device. In half a position beyond cell 64 would be known to a sixteenth of a cell only.
+    with nn.context_scope(_single_precision(nn.get_current_context())):
+        y = F.deformable_convolution(to_first(x, mode), to_first(w, mode), offset, mask, b, pad=(1, 1))
+    return F.transpose(y, (0, 2, 3, 1)) if mode.channel_last else y
+
+
+def _single_precision(context: nn.Context) -> nn.Context:
+    """The context's device in float32."""
+    backend = [name.replace(":half", ":float") for name in context.backend]
+    return nn.Context(backend, context.array_class, context.device_id)

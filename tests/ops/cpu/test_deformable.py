@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deformable convolution against golden numbers and NNabla's own function: values, all gradients, accumulation."""
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+import pytest
+
+from pointdet.ops.cpu.deformable import deformable_convolution
+
+# batch, in, out, height, width, standard deviation of the offsets in cells
+CASES = [
+    (2, 4, 5, 7, 9, 1),
+    (1, 3, 2, 1, 1, 1),
+    (2, 8, 6, 12, 16, 20),  # most samples fall outside
+    (2, 6, 4, 9, 5, 0),  # at rest: every sample lies on a cell
+    (1, 96, 40, 40, 36, 2),  # several blocks
+]
+
+
+def stock(x, w, offset, mask, b):
+    return F.deformable_convolution(x, w, offset, mask, b, pad=(1, 1))
+
+
+FUNCTIONS = pytest.mark.parametrize("function", [stock, deformable_convolution], ids=["nnabla", "ours"])
+
+
+def draw(case):
+    """Inputs whose outputs are about 1."""
+    batch, channels, out, height, width, spread = case
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.standard_normal((batch, channels, height, width)),
+        rng.standard_normal((out, channels, 3, 3)) / np.sqrt(9 * channels),
+        spread * rng.standard_normal((batch, 18, height, width)),
+        rng.random((batch, 9, height, width)),
+        rng.standard_normal(out),
+    ]
+    return [nn.Variable.from_numpy_array(np.float32(a), need_grad=True) for a in arrays]
+
+
+@FUNCTIONS
+def test_golden(golden, function):
+    """Float64 of the published module; offsets of several cells, also across the borders."""
+    arrays = golden("deformable.npz")
+    inputs = {
+        name: nn.Variable.from_numpy_array(arrays[f"function/{name}"], need_grad=True)
+        for name in ("x", "W", "offset", "mask", "b")
+    }
+    for variable in inputs.values():
+        variable.grad.zero()
+    y = function(*inputs.values())
+    y.forward()
+    y.backward(nn.NdArray.from_numpy_array(arrays["function/gradient/y"]))
+    assert np.abs(y.d - arrays["function/y"]).max() <= 1e-6 * np.abs(y.d).max()
+    for name, variable in inputs.items():
+        expected = arrays[f"function/gradient/{name}"]
+        assert np.abs(variable.g - expected).max() <= 1e-6 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_as_nnabla(case):
+    """Also where the input has another reader, so that its gradients add up."""
+    inputs = draw(case)
+    results = []
+    for function in (stock, deformable_convolution):
+        for variable in inputs:
+            variable.grad.zero()
+        y = function(*inputs)
+        loss = F.sum(F.sin(y) * y) + sum(F.sum(F.sin(variable)) for variable in inputs)
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(clear_buffer=True)
+        y.forward()
+        results.append([y.d.copy(), *(v.g.copy() for v in inputs)])
+    for expected, found in zip(*results, strict=True):
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_gradients_add_up_over_passes():
+    inputs = draw(CASES[0])
+    y = deformable_convolution(*inputs)
+    loss = F.sum(y * y)
+    for variable in inputs:
+        variable.grad.zero()
+    gradients = []
+    for _ in range(2):
+        loss.forward()
+        loss.backward()
+        gradients.append([v.g.copy() for v in inputs])
+    for first, second in zip(*gradients, strict=True):
+        np.testing.assert_allclose(second, 2 * first, rtol=1e-5, atol=1e-5)
+
+
+def test_what_needs_no_gradient_gets_none():
+    inputs = draw(CASES[0])
+    for i in (0, 2, 4):
+        inputs[i].need_grad = False
+    for variable in inputs:
+        variable.grad.fill(7)
+    loss = F.sum(deformable_convolution(*inputs))
+    loss.forward()
+    loss.backward()
+    untouched = [bool((v.g == 7).all()) for v in inputs]
+    assert untouched == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_wild_offsets_do_no_harm(value):
+    """A diverged network must come to its loss, which says so."""
+    inputs = draw(CASES[0])
+    inputs[2].d = np.full(inputs[2].shape, value)
+    loss = F.sum(deformable_convolution(*inputs))
+    loss.forward()
+    loss.backward()
+    assert np.isfinite(inputs[4].g).all()
