@@ -57,8 +57,8 @@ def config(data: Path, *overrides: str) -> Config:
 def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES):
     """A detector on the CPU that answers to its images without having been trained.
 
-    Running statistics and biases are random too, so that none can be forgotten. Deconvolutions are drawn so small
-    that only batch statistics make up for it; here they are of the size that training gives them.
+    Running statistics and biases are random too, so that none can be forgotten. A ResNet's deconvolutions are drawn
+    so small that only batch statistics make up for it; here they are of the size that training gives them.
     """
     from pointdet.runtime import start
     from pointdet.training.start import fresh
@@ -66,7 +66,7 @@ def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES):
     made = fresh(config, class_names, start())
     rng = np.random.default_rng(config.train.seed)
     for name, variable in made.detector.parameters().items():
-        if name.endswith("deconv/W"):
+        if config.model.arch == "resnet" and name.endswith("deconv/W"):
             variable.d = 50 * variable.d
         elif name.rpartition("/")[2] in ("b", "beta", "gamma", "mean", "var"):
             noise = 0.1 * rng.standard_normal(variable.shape, np.float32)

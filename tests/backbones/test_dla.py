@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DLAv0-34 with its head against the NNabla example and the official code; parameter names; layouts."""
+"""DLAv0-34 and DLA-34 with their head against the NNabla example and the official code; parameters; layouts."""
 
 import importlib.util
 from pathlib import Path
@@ -8,6 +8,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
+from pointdet.backbones.catalogue import imagenet_files
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
@@ -51,10 +52,19 @@ def test_nnabla_example(golden, mode):
 
 
 @pytest.mark.parametrize("mode", ["A", "B"])
-def test_official_code(golden, mode):
-    table, arrays = golden("networks.json")["dlav0"], golden("network_dlav0.npz")
-    detector = built(80, official_neck=True)
-    report = fit(renamed(networks.published(table, mode), "dlav0"), detector.parameters(), False)
+@pytest.mark.parametrize(
+    ("model", "tables", "name"),
+    [
+        ({"official_neck": True}, "networks.json", "dlav0"),
+        ({"arch": "dla"}, "networks_deformable.json", "dla34"),
+    ],
+    ids=["dlav0_34", "dla_34"],
+)
+def test_official_code(golden, model, tables, name, mode):
+    table, arrays = golden(tables)[name], golden(f"network_{name}.npz")
+    detector = built(80, **model)
+    arch = model.get("arch", "dlav0")
+    report = fit(renamed(networks.published(table, mode), arch), detector.parameters(), False)
     assert not report.skipped + report.new + report.unused
     assert_outputs(detector, arrays, mode)
 
@@ -74,16 +84,48 @@ def test_parameter_count():
     assert base + 512 * 1000 + 1000 == 15_742_104
 
 
-def test_gradients_do_not_depend_on_the_layout():
-    networks.assert_layouts_agree({**DLA, "width": 0.25, "head_channels": 16})
+def test_parameter_count_with_deformable_convolutions(golden):
+    """20.19 million for 80 classes; of these the ImageNet classifier and two projections serve for nothing."""
+    table = golden("networks_deformable.json")["dla34"]["parameters"]
+    learnt = [(key, shape) for key, shape in table if "running" not in key and "num_batches" not in key]
+    dead = ("base.level3.project.", "base.level4.project.", "base.fc.")
+    official = sum(np.prod(shape, dtype=int) for key, shape in learnt if not key.startswith(dead))
+    ours = sum(v.size for v in built(80, arch="dla").parameters(learnt_only=True).values())
+    assert ours == official == 20_188_892 - 41_728 - 513_000
 
 
-def test_upsampling_starts_bilinear():
-    weights = built(2, width=0.125).parameters()["up2_c/up/deconv/W"].d
-    row = np.array([1, 3, 3, 1]) / 4
-    np.testing.assert_array_equal(weights, np.broadcast_to(np.outer(row, row), weights.shape))
+@pytest.mark.parametrize("arch", ["dlav0", "dla"])
+def test_gradients_do_not_depend_on_the_layout(arch):
+    networks.assert_layouts_agree({**DLA, "arch": arch, "width": 0.25, "head_channels": 16})
 
 
-def test_there_is_one_depth():
-    with pytest.raises(PointDetError, match="dlav0 has no depth 18; set it to 34"):
-        built(2, num_layers=18)
+@pytest.mark.parametrize(
+    ("arch", "name", "row"),
+    [
+        ("dlav0", "up2_c/up", [2, 6, 6, 2]),
+        ("dla", "ida_up/up_1", [2, 6, 6, 2]),
+        ("dla", "ida_up/up_2", [1, 3, 5, 7, 7, 5, 3, 1]),
+    ],
+)
+@pytest.mark.parametrize("channel_last", [False, True])
+def test_upsampling_starts_bilinear(arch, name, row, channel_last):
+    weights = built(2, channel_last, arch=arch, width=0.125).parameters()[f"{name}/deconv/W"].d
+    kernel = np.outer(row, row) / 64
+    kernels = weights[..., 0] if channel_last else weights[:, 0]
+    np.testing.assert_array_equal(kernels, np.broadcast_to(kernel, (8, *kernel.shape)))
+
+
+@pytest.mark.parametrize("arch", ["dlav0", "dla"])
+def test_there_is_one_depth(arch):
+    with pytest.raises(PointDetError, match=f"{arch} has no depth 18; set it to 34"):
+        built(2, arch=arch, num_layers=18)
+
+
+def test_both_begin_with_the_same_imagenet_parameters():
+    files, bases = set(), []
+    for arch in ("dlav0", "dla"):
+        files.add(imagenet_files(networks.config(model={**DLA, "arch": arch}).model, channel_last=True)[0])
+        parameters = built(2, arch=arch).parameters()
+        bases.append({n: v.shape for n, v in parameters.items() if n.startswith(("conv1/", "level"))})
+    assert files == {"dla34_nhwc_imagenet.h5"}
+    assert bases[0] == bases[1]

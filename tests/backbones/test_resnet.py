@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet with its head against the NNabla example and the official code; parameter names; layouts; depths."""
+"""ResNets with their head against the NNabla example and the official code; parameters; layouts; depths."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,8 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from pointdet.backbones.resnet import STAGES, resnet
+from pointdet.backbones.catalogue import imagenet_files
+from pointdet.backbones.resnet import STAGES, resdcn, resnet
 from pointdet.backbones.widths import scaled
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
@@ -44,12 +45,20 @@ def test_nnabla_example(golden, mode, channel_last):
 
 
 @pytest.mark.parametrize("mode", ["A", "B"])
-@pytest.mark.parametrize("depth", [18, 50])
-def test_official_code(golden, depth, mode):
-    table, arrays = golden("networks.json")[f"res{depth}"], golden(f"network_res{depth}.npz")
-    detector = catalogue.build(config(model={"num_layers": depth}), 80)
+@pytest.mark.parametrize(
+    ("arch", "depth", "tables", "name"),
+    [
+        ("resnet", 18, "networks.json", "res18"),
+        ("resnet", 50, "networks.json", "res50"),
+        ("resdcn", 18, "networks_deformable.json", "resdcn18"),
+    ],
+    ids=["res_18", "res_50", "resdcn_18"],
+)
+def test_official_code(golden, arch, depth, tables, name, mode):
+    table, arrays = golden(tables)[name], golden(f"network_{name}.npz")
+    detector = catalogue.build(config(model={"arch": arch, "num_layers": depth}), 80)
     run(detector, arrays["x"], False)
-    report = fit(renamed(networks.published(table, mode), "resnet"), detector.parameters(), False)
+    report = fit(renamed(networks.published(table, mode), arch), detector.parameters(), False)
     assert not report.skipped + report.new + report.unused
     outputs = run(detector, arrays["x"], False)
     for name, published in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
@@ -68,8 +77,9 @@ def test_parameters_are_those_of_published_files(golden, channel_last):
     assert ours == {name: shape for name, shape in expected if not name.startswith("fc/")}
 
 
-def test_gradients_do_not_depend_on_the_layout():
-    networks.assert_layouts_agree({"width": 0.125})
+@pytest.mark.parametrize("arch", ["resnet", "resdcn"])
+def test_gradients_do_not_depend_on_the_layout(arch):
+    networks.assert_layouts_agree({"arch": arch, "width": 0.125})
 
 
 def test_joined_head_convolution_equals_separate_ones():
@@ -89,10 +99,13 @@ def test_joined_head_convolution_equals_separate_ones():
         np.testing.assert_allclose(outputs[name].d, expected.d, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(18, 15.82), (101, 53.4)])
-def test_parameter_counts(depth, millions):
+@pytest.mark.parametrize(
+    ("arch", "depth", "millions"),
+    [("resnet", 18, 15.82), ("resnet", 101, 53.4), ("resdcn", 18, 14.44), ("resdcn", 101, 49.7)],
+)
+def test_parameter_counts(arch, depth, millions):
     """The official code's counts for 80 classes; running statistics do not count."""
-    detector = catalogue.build(config(model={"num_layers": depth}), 80)
+    detector = catalogue.build(config(model={"arch": arch, "num_layers": depth}), 80)
     detector.outputs(
         nn.Variable((1, 32, 32, 3)), nn.Variable((1, 3, 4)), Mode(False), nn.get_current_context()
     )
@@ -101,9 +114,20 @@ def test_parameter_counts(depth, millions):
 
 
 @pytest.mark.parametrize("depth", STAGES)
-def test_stride_is_four(depth):
-    feature = resnet(nn.Variable((1, 3, 96, 64)), depth, 0.25, Mode(False))[0]
-    assert feature.shape == (1, 64, 24, 16)
+@pytest.mark.parametrize(("network", "channels"), [(resnet, 64), (resdcn, 16)])
+def test_stride_is_four(network, channels, depth):
+    feature = network(nn.Variable((1, 3, 96, 64)), depth, 0.25, Mode(False))[0]
+    assert feature.shape == (1, channels, 24, 16)
+
+
+def test_deconvolutions_behind_deformable_convolutions_start_as_published():
+    """From every channel to the first one bilinear, all else uniform: the official code forgets its groups."""
+    resdcn(nn.Variable((1, 3, 32, 32)), 18, 1, Mode(False))
+    w = nn.get_parameters()["upsample3/deconv/W"].d
+    row = np.array([1, 3, 3, 1]) / 4
+    np.testing.assert_array_equal(w[:, 0], np.broadcast_to(np.outer(row, row), (64, 4, 4)))
+    bound = 1 / np.sqrt(64 * 16)
+    assert 0.95 * bound < np.abs(w[:, 1:]).max() <= bound
 
 
 def test_width_keeps_multiples_of_eight():
@@ -114,6 +138,12 @@ def test_width_keeps_multiples_of_eight():
 def test_unknown_depth_names_the_known_ones():
     with pytest.raises(PointDetError, match="no depth 20; choose one of 18, 34, 50, 101, 152"):
         catalogue.build(config(model={"num_layers": 20}), 2)
+
+
+@pytest.mark.parametrize("arch", ["resnet", "resdcn"])
+def test_begins_as_the_same_imagenet_parameters(arch):
+    files = imagenet_files(config(model={"arch": arch}).model, channel_last=False)
+    assert files == ["resnet18_nchw_imagenet.h5", "resnet18_nhwc_imagenet.h5", "resnet18.pth", "resnet18-*.pth"]
 
 
 def test_legacy_heatmap_bias():

@@ -36,8 +36,10 @@ def images(count, height=64, width=64):
         (),
         ("mixed_precision.channel_last=true",),
         ("mixed_precision.mixed_precision=true", "input.colour_order=rgb"),
+        ("model.arch=resdcn",),
+        ("model.arch=dla", "model.num_layers=34", "mixed_precision.channel_last=true"),
     ],
-    ids=["NCHW", "NHWC", "four channels, RGB"],
+    ids=["NCHW", "NHWC", "four channels, RGB", "deformable, NCHW", "deformable, NHWC"],
 )
 def test_same_maps(tmp_path, data, overrides):
     model = tiny.model(tiny.config(data, *overrides))

@@ -58,11 +58,11 @@ def test_accumulated_passes_are_the_joined_batch(data, batches):
     assert wrong > 0.1 * largest
 
 
-@pytest.mark.parametrize("arch", ["resnet", "dlav0", "hrnet"])
+@pytest.mark.parametrize("arch", ["resnet", "resdcn", "dlav0", "dla", "hrnet"])
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_whoever_computes(data, batches, arch, kernels):
     """The same loss and, up to the ReLUs that rounding switches, the same gradients as NNabla's functions."""
-    settings = (f"model.arch={arch}", f"model.num_layers={34 if arch == 'dlav0' else 18}")
+    settings = (f"model.arch={arch}", f"model.num_layers={34 if arch.startswith('dla') else 18}")
     model = tiny.model(tiny.config(data, *settings))
     (batch,) = batches(model, 1)
     found = []
@@ -108,9 +108,9 @@ def pair(data):
     return single, half
 
 
-def train(model, batches, lr):
+def train(model, batches, lr, training=False):
     """The losses of Adam's steps, and the gradients of the first."""
-    graph = TrainingGraph(model.config, model.detector, model.runtime, training=False)
+    graph = TrainingGraph(model.config, model.detector, model.runtime, training=training)
     solver = Solver(model.config.train, model.config.mixed_precision, model.detector.parameters())
     totals, first = [], {}
     for batch in batches:
@@ -140,3 +140,15 @@ def test_half_stays_beside_float(data, batches):
     norms = np.linalg.norm(one), np.linalg.norm(other)
     assert norms[1] == pytest.approx(norms[0], rel=5e-3)
     assert one @ other > 0.999 * norms[0] * norms[1]
+
+
+@pytest.mark.parametrize("arch", ["resdcn", "dla"])
+def test_deformable_networks_learn(data, batches, arch):
+    """One batch by heart; the places they look at move."""
+    layers = 34 if arch == "dla" else 18
+    model = tiny.model(tiny.config(data, f"model.arch={arch}", f"model.num_layers={layers}"))
+    moving = [v for name, v in model.detector.parameters().items() if name.endswith("offset/conv/W")]
+    assert len(moving) == (16 if arch == "dla" else 3) and not any(v.d.any() for v in moving)
+    losses, _ = train(model, batches(model, 1) * 15, 3e-3, training=True)
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(v.d.any() for v in moving)

@@ -12,7 +12,15 @@ from pointdet.config import schema
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
 
-DEPTHS = {"resnet": tuple(resnet.STAGES), "dlav0": (34,), "hrnet": hrnet.CHANNELS}
+DEPTHS = {
+    "resnet": tuple(resnet.STAGES),
+    "resdcn": tuple(resnet.STAGES),
+    "dlav0": (34,),
+    "dla": (34,),
+    "hrnet": hrnet.CHANNELS,
+}
+# Those that begin as another does, with the name of its ImageNet parameters.
+BASES = {"resdcn": "resnet", "dlav0": "dla"}
 
 
 def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable]]:
@@ -25,10 +33,13 @@ def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable
             + (f"choose one of {known}" if len(depths) > 1 else f"set it to {known}")
         )
     if model.arch == "dlav0":
-        return lambda x, mode: dla.dla34(x, model.width, 3 if model.official_neck else 1, mode)
+        return lambda x, mode: dla.dlav0(x, model.width, 3 if model.official_neck else 1, mode)
+    if model.arch == "dla":
+        return lambda x, mode: dla.dla(x, model.width, mode)
     if model.arch == "hrnet":
         return lambda x, mode: hrnet.hrnet(x, model.num_layers, model.width, mode)
-    return lambda x, mode: resnet.resnet(x, model.num_layers, model.width, mode)
+    network = resnet.resdcn if model.arch == "resdcn" else resnet.resnet
+    return lambda x, mode: network(x, model.num_layers, model.width, mode)
 
 
 def imagenet_files(model: schema.Model, channel_last: bool) -> list[str]:
@@ -37,7 +48,7 @@ def imagenet_files(model: schema.Model, channel_last: bool) -> list[str]:
     NNabla's in either layout, then those of torchvision, DLA's authors and HRNet's authors.
     """
     depth = model.num_layers
-    name = "dla" if model.arch == "dlav0" else model.arch
+    name = BASES.get(model.arch, model.arch)
     layouts = ("nhwc", "nchw") if channel_last else ("nchw", "nhwc")
     files = [f"{name}{depth}_{layout}_imagenet.h5" for layout in layouts]
     return files + (

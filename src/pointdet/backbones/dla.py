@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DLA-34 (Yu et al., 2018) with the upsampling of "DLAv0": image -> one feature map at stride 4.
+"""DLA-34 (Yu et al., 2018) with the upsampling of "DLAv0" or of "DLA": image -> one feature map at stride 4.
 
-Iterative deep aggregation without deformable convolutions. Parameter names and the order in which maps are joined
-are those of the published NNabla CenterNet files.
+Both are iterative deep aggregation: DLAv0 joins maps, DLA adds them between deformable convolutions (Zhou et al., 2019,
+section 5). The names of DLAv0's parameters and the order in which it joins maps are those of the published NNabla
+CenterNet files; those of DLA's upsampling are the official code's.
 """
 
 from __future__ import annotations
@@ -11,16 +12,35 @@ import nnabla as nn
 import nnabla.functions as F
 
 from pointdet.backbones.widths import scaled
+from pointdet.ops.deformable import deform_conv_norm
 from pointdet.ops.layers import Mode, conv_norm, depthwise_upsample, max_pool
 
 CHANNELS = (16, 32, 64, 128, 256, 512)  # of levels 0 to 5; level k has stride 2^k
 
 
-def dla34(x: nn.Variable, width: float, last_kernel: int, mode: Mode) -> list[nn.Variable]:
+def dlav0(x: nn.Variable, width: float, last_kernel: int, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 64 * width channels at stride 4].
 
     `last_kernel`: of the last node at stride 8; 1 in the NNabla example, 3 in the official code.
     """
+    return [_upsampling(_levels(x, width, mode), last_kernel, mode)]
+
+
+def dla(x: nn.Variable, width: float, mode: Mode) -> list[nn.Variable]:
+    """As `dlav0`, with deformable convolutions."""
+    levels = _levels(x, width, mode)
+    ends = []  # what the aggregations down to stride 16, 8 and 4 come to
+    with nn.parameter_scope("dla_up"):
+        for k in range(3):
+            with nn.parameter_scope(f"ida_{k}"):
+                levels[2 - k :] = _aggregated(levels[2 - k :], (2,) * (k + 1), mode)
+            ends.append(levels[-1])
+    with nn.parameter_scope("ida_up"):
+        return _aggregated(ends[::-1], (2, 4), mode)[-1:]
+
+
+def _levels(x: nn.Variable, width: float, mode: Mode) -> list[nn.Variable]:
+    """The maps of levels 2 to 5."""
     channels = [scaled(c, width) for c in CHANNELS]
     with nn.parameter_scope("conv1"):
         h = conv_norm(x, channels[0], 7, mode)
@@ -36,7 +56,7 @@ def dla34(x: nn.Variable, width: float, last_kernel: int, mode: Mode) -> list[nn
         level4 = _deep_tree(level3, channels[4], mode)
     with nn.parameter_scope("level5"):
         level5 = _tree(level4, channels[5], mode, with_input=True)
-    return [_upsampling(level2, level3, level4, level5, last_kernel, mode)]
+    return [level2, level3, level4, level5]
 
 
 def _tree(x: nn.Variable, channels: int, mode: Mode, with_input: bool = False) -> nn.Variable:
@@ -73,15 +93,9 @@ def _block(x: nn.Variable, shortcut: nn.Variable, channels: int, stride: int, mo
         return conv_norm(h, channels, 3, mode, shortcut=shortcut)
 
 
-def _upsampling(
-    level2: nn.Variable,
-    level3: nn.Variable,
-    level4: nn.Variable,
-    level5: nn.Variable,
-    last_kernel: int,
-    mode: Mode,
-) -> nn.Variable:
+def _upsampling(levels: list[nn.Variable], last_kernel: int, mode: Mode) -> nn.Variable:
     """Every map is brought to the size of the one before it and joined with it, until stride 4."""
+    level2, level3, level4, level5 = levels
     c2, c3, c4 = (level.shape[mode.channel_axis] for level in (level2, level3, level4))
     sixteenth = _join("up8/root", [_up("up16/up", level5, c4, mode), level4], c4, 3, mode)
     with nn.parameter_scope("up4/residual_level3"):
@@ -105,3 +119,17 @@ def _up(scope: str, x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
 def _join(scope: str, maps: list[nn.Variable], channels: int, kernel: int, mode: Mode) -> nn.Variable:
     with nn.parameter_scope(scope):
         return conv_norm(F.concatenate(*maps, axis=mode.channel_axis), channels, kernel, mode)
+
+
+def _aggregated(maps: list[nn.Variable], factors: tuple[int, ...], mode: Mode) -> list[nn.Variable]:
+    """Every map is brought to the first one's width, `factors` larger, and added to the result before it."""
+    channels = maps[0].shape[mode.channel_axis]
+    results = maps[:1]
+    for i, (x, factor) in enumerate(zip(maps[1:], factors, strict=True), 1):
+        with nn.parameter_scope(f"proj_{i}"):
+            h = deform_conv_norm(x, channels, mode)
+        with nn.parameter_scope(f"up_{i}"):
+            h = depthwise_upsample(h, mode, factor)
+        with nn.parameter_scope(f"node_{i}"):
+            results.append(deform_conv_norm(h + results[-1], channels, mode))
+    return results

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """ResNet (He et al., 2016) with three deconvolutions (Xiao et al., 2018): image -> one feature map at stride 4.
 
-Parameter names are those of the published NNabla CenterNet files.
+`resdcn` has a deformable convolution before each of them (Zhou et al., 2019, section 5). Parameter names are those of
+the published NNabla CenterNet files.
 """
 
 from __future__ import annotations
 
 import nnabla as nn
+import numpy as np
+import numpy.typing as npt
 
 from pointdet.backbones.widths import scaled
-from pointdet.ops.layers import Mode, conv_norm, deconv_norm, max_pool
+from pointdet.ops.deformable import deform_conv_norm
+from pointdet.ops.layers import Mode, bilinear, conv_norm, deconv_norm, max_pool, uniform_in
 
 # Depth -> residual units of the four stages, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -23,6 +27,33 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 
 def resnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 256 * width channels at stride 4]."""
+    h = _stages(x, num_layers, width, mode)
+    for k in range(1, 4):
+        with nn.parameter_scope(f"upsample{k}"):
+            h = deconv_norm(h, scaled(256, width), mode)
+    return [h]
+
+
+def resdcn(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.Variable]:
+    """As `resnet`, with deformable convolutions and a feature map of 64 * width channels."""
+    h = _stages(x, num_layers, width, mode)
+    for k, channels in enumerate((256, 128, 64), 1):
+        with nn.parameter_scope(f"upsample{k}"):
+            with nn.parameter_scope("deform"):
+                h = deform_conv_norm(h, scaled(channels, width), mode)
+            h = deconv_norm(h, scaled(channels, width), mode, init=_bilinear_to_the_first)
+    return [h]
+
+
+def _bilinear_to_the_first(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The official code interpolates as if every channel stood by itself, and so reaches output channel 0 alone."""
+    values = uniform_in(shape)
+    values[:, :1] = bilinear((shape[0], 1, *shape[2:]))
+    return values
+
+
+def _stages(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> nn.Variable:
+    """The map at stride 32."""
     units, bottleneck = STAGES[num_layers]
     with nn.parameter_scope("conv1"):
         h = conv_norm(x, scaled(64, width), 7, mode, stride=2)
@@ -32,10 +63,7 @@ def resnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn
             stride = 2 if stage > 0 and unit == 0 else 1
             with nn.parameter_scope(f"res{stage + 1}/layer{unit + 1}"):
                 h = (_bottleneck if bottleneck else _basic)(h, scaled(64 << stage, width), stride, mode)
-    for k in range(1, 4):
-        with nn.parameter_scope(f"upsample{k}"):
-            h = deconv_norm(h, scaled(256, width), mode)
-    return [h]
+    return h
 
 
 def _basic(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:

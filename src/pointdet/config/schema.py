@@ -45,9 +45,10 @@ class Dataset(Section):
 
 
 class Model(Section):
-    arch: Literal["resnet", "dlav0", "hrnet"] = "resnet"
+    arch: Literal["resnet", "resdcn", "dlav0", "dla", "hrnet"] = "resnet"
+    """resdcn and dla: with deformable convolutions; of the same ImageNet parameters as resnet and dlav0."""
     num_layers: int = 18
-    """resnet: 18, 34, 50, 101 or 152; dlav0: 34; hrnet: 18, 32 or 48, the channels of its finest branch."""
+    """resnet, resdcn: 18, 34, 50, 101 or 152; dlav0, dla: 34; hrnet: 18, 32 or 48, the channels of its finest branch."""
     official_neck: bool = False
     """dlav0: the upsampling of the official code, which has one kernel of 3x3 where the NNabla example has 1x1."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
