@@ -71,6 +71,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--arch", default="resnet", help="model.arch [resnet]")
+    parser.add_argument("--num_layers", type=int, default=18, help="model.num_layers [18]")
     parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 32 [512]")
     parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
     parser.add_argument("--threads", type=int, default=1, help="threads, and cores to run on [1]")
@@ -79,13 +81,14 @@ def main() -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     config = Config(
         dataset=Dataset(dataset="benchmark", format="coco"),
-        model=Model(width=args.width),
+        model=Model(arch=args.arch, num_layers=args.num_layers, width=args.width),
         input=Input(height=args.size, width=args.size),
         train=Train(batch_size=1),
     )
     print(machine.describe())
     print(
-        f"ResNet-18, width {args.width:g}, {args.size} x {args.size}, {CLASSES} classes, 1 image, {args.threads} thread(s)"
+        f"{args.arch}-{args.num_layers}, width {args.width:g}, {args.size} x {args.size}, {CLASSES} classes, 1 image, "
+        f"{args.threads} thread(s)"
     )
     report(*measure(config, args.repeats))
     return 0

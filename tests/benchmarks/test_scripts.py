@@ -37,8 +37,9 @@ def test_loader():
     assert float(re.search(r"1 worker\(s\): (\d+) images/s", output)[1]) > 0
 
 
-def test_step():
-    output = run("step.py", "--size", 64, "--width", 0.125, "--repeats", 2).stdout
+@pytest.mark.parametrize("arch", ["resnet", "resdcn"])
+def test_step(arch):
+    output = run("step.py", "--arch", arch, "--size", 64, "--width", 0.125, "--repeats", 2).stdout
     inference, rest = output.split("training step")
     training, functions = rest.split("by function")
     best = "onednn" if "onednn" in inference else "blas"
