@@ -61,8 +61,8 @@ def test_official_code(golden, arch, depth, tables, name, mode):
     report = fit(renamed(networks.published(table, mode), arch), detector.parameters(), False)
     assert not report.skipped + report.new + report.unused
     outputs = run(detector, arrays["x"], False)
-    for name, published in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
-        assert_close(outputs[name], arrays, f"{mode}/{published}")
+    for output, published in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
+        assert_close(outputs[output], arrays, f"{mode}/{published}")
 
 
 @pytest.mark.parametrize("channel_last", [False, True])
@@ -143,7 +143,12 @@ def test_unknown_depth_names_the_known_ones():
 @pytest.mark.parametrize("arch", ["resnet", "resdcn"])
 def test_begins_as_the_same_imagenet_parameters(arch):
     files = imagenet_files(config(model={"arch": arch}).model, channel_last=False)
-    assert files == ["resnet18_nchw_imagenet.h5", "resnet18_nhwc_imagenet.h5", "resnet18.pth", "resnet18-*.pth"]
+    assert files == [
+        "resnet18_nchw_imagenet.h5",
+        "resnet18_nhwc_imagenet.h5",
+        "resnet18.pth",
+        "resnet18-*.pth",
+    ]
 
 
 def test_legacy_heatmap_bias():
