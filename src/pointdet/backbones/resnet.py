@@ -13,7 +13,16 @@ import numpy.typing as npt
 
 from pointdet.backbones.widths import scaled
 from pointdet.ops.deformable import deform_conv_norm
-from pointdet.ops.layers import Mode, bilinear, conv_norm, deconv_norm, max_pool, uniform_in
+from pointdet.ops.layers import (
+    Initialiser,
+    Mode,
+    bilinear,
+    conv_norm,
+    deconv_norm,
+    he_out,
+    max_pool,
+    uniform_in,
+)
 
 # Depth -> residual units of the four stages, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -62,16 +71,17 @@ def _stages(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> nn.Var
         for unit in range(count):
             stride = 2 if stage > 0 and unit == 0 else 1
             with nn.parameter_scope(f"res{stage + 1}/layer{unit + 1}"):
-                h = (_bottleneck if bottleneck else _basic)(h, scaled(64 << stage, width), stride, mode)
+                h = (_bottleneck if bottleneck else basic)(h, scaled(64 << stage, width), stride, mode)
     return h
 
 
-def _basic(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
+def basic(x: nn.Variable, channels: int, stride: int, mode: Mode, init: Initialiser = he_out) -> nn.Variable:
+    """Residual unit of two 3x3 convolutions (He et al., 2016, figure 5 left)."""
     with nn.parameter_scope("basicblock1"):
-        h = conv_norm(x, channels, 3, mode, stride=stride)
-    shortcut = _shortcut(x, "basicblock_s", channels, stride, mode)
+        h = conv_norm(x, channels, 3, mode, stride=stride, init=init)
+    shortcut = _shortcut(x, "basicblock_s", channels, stride, mode, init)
     with nn.parameter_scope("basicblock2"):
-        return conv_norm(h, channels, 3, mode, shortcut=shortcut)
+        return conv_norm(h, channels, 3, mode, init=init, shortcut=shortcut)
 
 
 def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
@@ -84,9 +94,11 @@ def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Va
         return conv_norm(h, 4 * channels, 1, mode, shortcut=shortcut)
 
 
-def _shortcut(x: nn.Variable, scope: str, channels: int, stride: int, mode: Mode) -> nn.Variable:
+def _shortcut(
+    x: nn.Variable, scope: str, channels: int, stride: int, mode: Mode, init: Initialiser = he_out
+) -> nn.Variable:
     """The input itself, or its 1x1 projection where channels or size change (type B)."""
     if x.shape[mode.channel_axis] == channels and stride == 1:
         return x
     with nn.parameter_scope(f"{scope}/shortcut_conv"):
-        return conv_norm(x, channels, 1, mode, stride=stride, relu=False)
+        return conv_norm(x, channels, 1, mode, stride=stride, init=init, relu=False)

@@ -150,11 +150,12 @@ def conv_norm(
     mode: Mode,
     *,
     stride: int = 1,
+    init: Initialiser = he_out,
     shortcut: nn.Variable | None = None,
     relu: bool = True,
 ) -> nn.Variable:
     """Convolution without bias, batch normalisation, the sum with `shortcut` and ReLU where asked."""
-    return norm(conv(x, channels, kernel, mode, stride=stride), mode, shortcut=shortcut, relu=relu)
+    return norm(conv(x, channels, kernel, mode, stride=stride, init=init), mode, shortcut=shortcut, relu=relu)
 
 
 def deconv_norm(
@@ -195,6 +196,14 @@ def bilinear(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     side = shape[-1]
     row = 1 - abs(np.arange(side) + 0.5 - side / 2) / (side / 2)
     return np.broadcast_to(np.outer(row, row), shape).astype(np.float32)
+
+
+def upsample_nearest(x: nn.Variable, mode: Mode) -> nn.Variable:
+    """Every cell becomes 2 x 2 equal ones."""
+    if mode.wrapped:
+        return _to_last(upsample_nearest(_to_first(x), mode.unwrapped))
+    # A fifth faster on a CPU than F.unpooling, and 15 times as fast as F.broadcast.
+    return F.interpolate(x, scale=(2, 2), mode="nearest", channel_last=mode.channel_last)
 
 
 def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) -> nn.Variable:
