@@ -18,8 +18,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Save the network with its normalisation as .nnp.")
     flags.add_model_flags(parser)
     parser.add_argument("--output", type=Path, help="the file to write [ARCH_LAYERS.nnp in --save_dir]")
-    parser.add_argument("--input_h", type=int, help="height of the input, a multiple of 32 [the config's]")
-    parser.add_argument("--input_w", type=int, help="width of the input, a multiple of 32 [the config's]")
+    parser.add_argument("--input_h", type=int, help="height of the input [the config's]")
+    parser.add_argument("--input_w", type=int, help="width of the input [the config's]")
     return parser.parse_args()
 
 
@@ -31,10 +31,7 @@ def main() -> int:
     from pointdet.inference.from_flags import restore_model, start_runtime
 
     model = restore_model(args, start_runtime(args), args.checkpoint)
-    height = args.input_h or model.config.input.height
-    width = args.input_w or model.config.input.width
-    if height % 32 or width % 32 or min(height, width) < 32:
-        raise PointDetError(f"--input_h and --input_w must be multiples of 32, not {height} x {width}")
+    height, width = model.config.input.height, model.config.input.width
     path = args.output or args.save_dir / f"{model.config.model.arch}_{model.config.model.num_layers}.nnp"
     write(model, path, height, width)
     image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)

@@ -97,16 +97,23 @@ def config(**sections):
     return Config(dataset=Dataset(dataset="x", format="coco"), **sections)
 
 
+def graph(detector, x, mode):
+    """The raw outputs of every stack, to be run, for an input (B, 3, H, W) that already is normalised."""
+    images = nn.Variable.from_numpy_array(x.transpose(0, 2, 3, 1))
+    colour = nn.Variable.from_numpy_array(np.broadcast_to(np.eye(3, 4, dtype=np.float32), (len(x), 3, 4)))
+    return detector.outputs(images, colour, mode, nn.get_current_context(), every_stack=True)
+
+
+def run_stacks(detector, x, mode):
+    """The values of `graph`."""
+    stacks = graph(detector, x, mode)
+    nn.forward_all([output for outputs in stacks for output in outputs.values()])
+    return [{name: output.d.copy() for name, output in outputs.items()} for outputs in stacks]
+
+
 def run(detector, x, channel_last):
-    """The raw outputs for an input that already is normalised."""
-    variable = nn.Variable((1, *x.shape[2:], 3) if channel_last else x.shape)
-    variable.d = x.transpose(0, 2, 3, 1) if channel_last else x
-    mode = Mode(training=False, channel_last=channel_last)
-    with nn.parameter_scope("", detector.scope):
-        outputs = detector.head(detector.backbone(variable, mode)[0], mode)
-    for output in outputs.values():
-        output.forward()
-    return {name: output.d.copy() for name, output in outputs.items()}
+    """The values of the last stack."""
+    return run_stacks(detector, x, Mode(training=False, channel_last=channel_last))[-1]
 
 
 def assert_close(ours, golden, name):
@@ -126,19 +133,15 @@ def assert_close(ours, golden, name):
 
 
 def assert_layouts_agree(model):
-    """The same parameters give the same gradients in NCHW and NHWC."""
+    """The same parameters give the same gradients in NCHW and NHWC, of all stacks together."""
     x = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
     gradients = []
     for channel_last in (False, True):
         nn.clear_parameters()
         nn.seed(5)
         detector = catalogue.build(config(model=model, mixed_precision={"channel_last": channel_last}), 3)
-        variable = nn.Variable((2, 64, 64, 3) if channel_last else (2, 3, 64, 64))
-        variable.d = x.transpose(0, 2, 3, 1) if channel_last else x
-        mode = Mode(training=True, channel_last=channel_last)
-        with nn.parameter_scope("", detector.scope):
-            outputs = detector.head(detector.backbone(variable, mode)[0], mode)
-        loss = sum(F.sum(o * o) for o in outputs.values())
+        stacks = graph(detector, x, Mode(training=True, channel_last=channel_last))
+        loss = sum(F.sum(o * o) for outputs in stacks for o in outputs.values())
         for parameter in detector.parameters(learnt_only=True).values():
             parameter.grad.zero()
         loss.forward()

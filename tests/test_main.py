@@ -133,7 +133,10 @@ def test_unknown_key(refused, config):
             "--set train.batch_size=many: train.batch_size: input should be a valid int",
         ),
         ("train.batch_size=0", "train.batch_size: input should be greater than or equal to 1 (given: 0)"),
-        ("input.height=100", "height and width must be multiples of 32, not 100 x 64"),
+        (
+            "input.height=100",
+            "input.height must be a multiple of 32 for resnet, not 100; set it to 96 or 128",
+        ),
         ("train.epochs=3", "unknown key train.epochs; did you mean num_epochs?"),
         ("model.num_layers=19", "resnet has no depth 19; choose one of 18, 34, 50, 101, 152"),
         ("train.learning_rate.warmup_epochs=9", "warmup_epochs (9) exceeds num_epochs (2)"),

@@ -73,6 +73,8 @@ def test_configuration_of_an_h5_file_is_found_by_the_flags(tmp_path, monkeypatch
     config = flags.config_of(args, Path("x.h5"))
     assert config.dataset.dataset == "pascal" and config.test.max_detections == 7
     assert flags.config_of(args, tmp_path) is None  # a folder knows itself
+    (tmp_path / "ctdet_resnet_18_pascal_fp.yaml").write_text("dataset: {dataset: ours, format: voc}\n")
+    assert flags.config_of(args, Path("x.h5")).dataset.dataset == "ours"  # the fuller name goes first
     with pytest.raises(PointDetError, match=r"resnet_50_pascal_fp.yaml; .*resnet_18_pascal_fp.yaml"):
         flags.config_path(parsed("ctdet --dataset pascal --arch resnet --num_layers 50"))
     with pytest.raises(PointDetError, match="--dataset, --arch and --num_layers together"):

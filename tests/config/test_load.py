@@ -172,7 +172,7 @@ def test_not_utf8(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("input.height", "500", "must be multiples of 32, not 500 x 512"),
+        ("input.height", "500", "must be a multiple of 32 for resnet, not 500; set it to 480 or 512"),
         ("input.std", "[1, 0, 1]", "std must be positive"),
         ("train.learning_rate.lr_steps", "[5, 3]", "lr_steps must rise"),
         ("train.num_epochs", "3", "warmup_epochs (5) exceeds num_epochs (3)"),
@@ -183,3 +183,47 @@ def test_not_utf8(tmp_path):
 )
 def test_values_that_cannot_be(written, key, value, told):
     assert told in sentence(written(MINIMAL), [f"{key}={value}"])
+
+
+HOURGLASS = ["model.arch=hourglass", "model.num_layers=104"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sides"),
+    [
+        (["model.arch=dlav0", "model.num_layers=34"], (32, 416)),
+        (HOURGLASS, (128, 512, 511, 509)),
+        ([*HOURGLASS, "model.hourglass_levels=3"], (32, 96, 95)),
+    ],
+)
+def test_sides_that_fit_the_backbone(written, settings, sides):
+    for side in sides:
+        load(written(MINIMAL), [*settings, f"input.height={side}", f"input.width={sides[0]}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "side", "told"),
+    [
+        (
+            [],
+            "input.height",
+            511,
+            "input.height must be a multiple of 32 for resnet, not 511; set it to 480 or 512",
+        ),
+        ([], "input.width", 20, "input.width must be a multiple of 32 for resnet, not 20; set it to 32"),
+        (
+            HOURGLASS,
+            "input.width",
+            508,
+            "input.width must be a multiple of 128 or up to 3 less for hourglass, not 508; set it to 384 or 512",
+        ),
+        (
+            [*HOURGLASS, "model.hourglass_levels=2"],
+            "input.height",
+            56,
+            "input.height must be a multiple of 16 or up to 3 less for hourglass, not 56; set it to 48 or 64",
+        ),
+    ],
+)
+def test_sides_that_do_not(written, settings, key, side, told):
+    assert sentence(written(MINIMAL), [*settings, f"{key}={side}"]).endswith(f"--set {key}={side}: {told}")

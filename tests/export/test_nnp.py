@@ -4,6 +4,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import cv2
 import nnabla as nn
@@ -16,7 +17,10 @@ from nnabla.utils.save import save
 from pointdet.errors import PointDetError
 from pointdet.export.nnp import NnpNetwork, write
 from pointdet.inference.predictor import Predictor
+from pointdet.inference.restore import restore
 from pointdet.ops.layers import Mode, upsample_bilinear, upsample_nearest
+from pointdet.runtime import start
+from pointdet.weights import h5_file
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -68,6 +72,21 @@ def test_upsampling_is_saved_with_its_convention(tmp_path):
     for output in (y, loaded.outputs["y"]):
         output.forward()
     np.testing.assert_array_equal(loaded.outputs["y"].d, y.d)
+
+
+def test_heads_of_earlier_stacks_stay_behind(tmp_path, data):
+    """They were for the loss alone."""
+    settings = ("arch=hourglass", "num_layers=104", "hourglass_levels=1", "width=0.0625")
+    trained = tiny.model(tiny.config(data, *(f"model.{setting}" for setting in settings)))
+    assert "stack1/hm_final/conv/b" in trained.detector.parameters()
+    write(restore(tiny.write_checkpoint(tmp_path / "best", trained), start()), tmp_path / "x.nnp", 64, 63)
+    with ZipFile(tmp_path / "x.nnp") as archive:
+        (tmp_path / "x.h5").write_bytes(archive.read("parameter.h5"))
+    heads = {name.partition("/")[0] for name in h5_file.read(tmp_path / "x.h5") if "hm_" in name}
+    assert heads == {"stack2"}
+    pixels = images(1, 64, 63)
+    for name, array in NnpNetwork(tmp_path / "x.nnp")(pixels).items():
+        np.testing.assert_allclose(array, trained.network()(pixels)[name], rtol=1e-4, atol=1e-5)
 
 
 def test_same_detections(tmp_path, data):
@@ -142,5 +161,5 @@ def test_the_door_refuses(tmp_path, data):
     checkpoint = tiny.write_checkpoint(tmp_path / "best", tiny.model(tiny.config(data)))
     result = export("--checkpoint", checkpoint, "--input_h", "65", "--save_dir", tmp_path / "out")
     assert result.returncode == 2
-    assert result.stderr == "error: --input_h and --input_w must be multiples of 32, not 65 x 64\n"
+    assert "input.height must be a multiple of 32 for resnet, not 65; set it to 64 or 96\n" in result.stderr
     assert not (tmp_path / "out").exists()

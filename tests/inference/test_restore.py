@@ -77,6 +77,24 @@ def test_a_parameter_file_needs_to_be_told(tmp_path, config, model):
         restore(path, start(), few)
 
 
+def test_several_stacks(tmp_path):
+    """The last one's heads are all that is restored, and they count the classes."""
+    settings = ("arch=hourglass", "num_layers=104", "hourglass_levels=2", "width=0.0625")
+    model = tiny.model(tiny.config(tmp_path, *(f"model.{setting}" for setting in settings)))
+    restored = restore(tiny.write_checkpoint(tmp_path / "best", model), start())
+    assert_same_maps(restored, model)
+    assert set(model.detector.parameters()) - set(restored.detector.parameters()) == {
+        f"stack1/{head}_{part}/conv/{leaf}"
+        for head in ("hm", "reg", "wh")
+        for part in ("conv1", "final")
+        for leaf in "Wb"
+    }
+    path = write_h5(tmp_path / "x.h5", tiny.parameters(model))
+    few = tiny.config(tmp_path, "dataset.class_names=[cat]", *(f"model.{setting}" for setting in settings))
+    with pytest.raises(PointDetError, match="x.h5 was trained for 4 classes, but 1 are asked"):
+        restore(path, start(), few)
+
+
 def test_exchanged_heads(tmp_path, model):
     told = tiny.config(tmp_path, f"dataset.class_names=[{', '.join(tiny.CLASS_NAMES)}]")
     path = write_h5(tmp_path / "old.h5", with_swapped_heads(tiny.parameters(model)))

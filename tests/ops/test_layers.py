@@ -147,22 +147,6 @@ def test_upsampling(kind, factor, mode, half):
 
 
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
-def test_upsample_nearest(mode):
-    """Every cell four times; the gradient is the sum of the four."""
-    x = variable(draw(2, 3, 4, 5), mode)
-    x.need_grad = True
-    output = layers.upsample_nearest(x, mode)
-    np.testing.assert_array_equal(result(output, mode), draw(2, 3, 4, 5).repeat(2, 2).repeat(2, 3))
-    above = draw(2, 3, 8, 10)
-    x.grad.zero()
-    output.backward(variable(above, mode).data)
-    expected = above.reshape(2, 3, 4, 2, 5, 2).sum((3, 5))
-    np.testing.assert_allclose(
-        x.g.transpose(0, 3, 1, 2) if mode.channel_last else x.g, expected, rtol=1e-5, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colour(mode, channels):
     """Each image has its own matrix."""

@@ -58,11 +58,21 @@ def test_accumulated_passes_are_the_joined_batch(data, batches):
     assert wrong > 0.1 * largest
 
 
-@pytest.mark.parametrize("arch", ["resnet", "resdcn", "dlav0", "dla", "hrnet"])
+BACKBONES = {
+    "resnet": ("num_layers=18",),
+    "resdcn": ("num_layers=18",),
+    "dlav0": ("num_layers=34",),
+    "dla": ("num_layers=34",),
+    "hourglass": ("num_layers=104", "hourglass_levels=2"),
+    "hrnet": ("num_layers=18",),
+}
+
+
+@pytest.mark.parametrize("arch", BACKBONES)
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_whoever_computes(data, batches, arch, kernels):
     """The same loss and, up to the ReLUs that rounding switches, the same gradients as NNabla's functions."""
-    settings = (f"model.arch={arch}", f"model.num_layers={34 if arch.startswith('dla') else 18}")
+    settings = (f"model.{setting}" for setting in (f"arch={arch}", *BACKBONES[arch]))
     model = tiny.model(tiny.config(data, *settings))
     (batch,) = batches(model, 1)
     found = []

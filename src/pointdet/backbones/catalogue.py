@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import nnabla as nn
 
-from pointdet.backbones import dla, hrnet, resnet
+from pointdet.backbones import dla, hourglass, hrnet, resnet
 from pointdet.config import schema
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
@@ -17,6 +17,7 @@ DEPTHS = {
     "resdcn": tuple(resnet.STAGES),
     "dlav0": (34,),
     "dla": (34,),
+    "hourglass": tuple(hourglass.STACKS),
     "hrnet": hrnet.CHANNELS,
 }
 # Those that begin as another does, with the name of its ImageNet parameters.
@@ -36,6 +37,9 @@ def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable
         return lambda x, mode: dla.dlav0(x, model.width, 3 if model.official_neck else 1, mode)
     if model.arch == "dla":
         return lambda x, mode: dla.dla(x, model.width, mode)
+    if model.arch == "hourglass":
+        stacks = hourglass.STACKS[model.num_layers]
+        return lambda x, mode: hourglass.hourglass(x, stacks, model.hourglass_levels, model.width, mode)
     if model.arch == "hrnet":
         return lambda x, mode: hrnet.hrnet(x, model.num_layers, model.width, mode)
     network = resnet.resdcn if model.arch == "resdcn" else resnet.resnet
@@ -46,7 +50,13 @@ def imagenet_files(model: schema.Model, channel_last: bool) -> list[str]:
     """Patterns of the published files with the backbone's ImageNet parameters, the most fitting first.
 
     NNabla's in either layout, then those of torchvision, DLA's authors and HRNet's authors.
+    Errors: PointDetError where there never were any.
     """
+    if model.arch == "hourglass":
+        raise PointDetError(
+            "model.pretrained_model_dir: nobody trained the hourglass on ImageNet; set it to null, and start from a "
+            "detector with --checkpoint or from scratch"
+        )
     depth = model.num_layers
     name = BASES.get(model.arch, model.arch)
     layouts = ("nhwc", "nchw") if channel_last else ("nchw", "nhwc")

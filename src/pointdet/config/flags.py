@@ -64,6 +64,8 @@ def overrides(flags: argparse.Namespace) -> list[str]:
     """The flags as ``key=value`` overrides; --set comes last and wins."""
     values: dict[str, object] = {
         "dataset.data_dir": None if flags.data_dir is None else str(flags.data_dir),
+        "input.height": getattr(flags, "input_h", None),
+        "input.width": getattr(flags, "input_w", None),
         "test.flip": getattr(flags, "test_flip", False) or None,
         "test.keep_resolution": getattr(flags, "keep_res", False) or None,
         "test.max_detections": getattr(flags, "K", None),
@@ -109,7 +111,10 @@ def config_path(flags: argparse.Namespace) -> Path:
             "a bare parameter file does not say what it is; "
             "give --train-config FILE, or --dataset, --arch and --num_layers together"
         )
-    path = CONFIG_FOLDER / f"{flags.arch}_{flags.num_layers}_{flags.dataset}_fp.yaml"
+    name = f"{flags.arch}_{flags.num_layers}_{flags.dataset}_fp.yaml"
+    path = CONFIG_FOLDER / f"{flags.detector}_{name}"
+    if not path.is_file() and flags.detector == "ctdet":  # the first of them bear no detector in their names
+        path = CONFIG_FOLDER / name
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))) or "none"
         raise PointDetError(f"there is no configuration {path}; give --train-config FILE (in cfg: {known})")

@@ -105,7 +105,10 @@ def _sentence(error: ValidationError, source: str, lines: dict[tuple[str, ...], 
     """The first mistake in words."""
     first = error.errors()[0]
     path = tuple(str(part) for part in first["loc"])
-    where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), "")
+    message = first["msg"].removeprefix("Value error, ")
+    # A rule between sections has no path, but its sentence begins with the key.
+    named = path or tuple(message.split()[0].split("."))
+    where = next((lines[named[:n]] for n in range(len(named), 0, -1) if named[:n] in lines), "")
     place = f"{source}, {where}" if where else source
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -115,7 +118,6 @@ def _sentence(error: ValidationError, source: str, lines: dict[tuple[str, ...], 
         return f"{place}: unknown key {key}; {hint}"
     if first["type"] == "missing":
         return f"{place}: the key {key} is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
     return f"{place}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"
 

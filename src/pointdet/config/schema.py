@@ -45,18 +45,36 @@ class Dataset(Section):
 
 
 class Model(Section):
-    arch: Literal["resnet", "resdcn", "dlav0", "dla", "hrnet"] = "resnet"
+    arch: Literal["resnet", "resdcn", "dlav0", "dla", "hourglass", "hrnet"] = "resnet"
     """resdcn and dla: with deformable convolutions; of the same ImageNet parameters as resnet and dlav0."""
     num_layers: int = 18
-    """resnet, resdcn: 18, 34, 50, 101 or 152; dlav0, dla: 34; hrnet: 18, 32 or 48, the channels of its finest branch."""
+    """resnet, resdcn: 18, 34, 50, 101 or 152; dlav0, dla: 34; hourglass: 52 (one stack) or 104 (two); hrnet: 18, 32 or
+    48, the channels of its finest branch."""
     official_neck: bool = False
     """dlav0: the upsampling of the official code, which has one kernel of 3x3 where the NNabla example has 1x1."""
+    hourglass_levels: int = Field(default=5, ge=1, le=5)
+    """hourglass: how many times a stack halves its map; fewer than 5 for small images and machines."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
     """Channel factor of backbone and upsampling, for small machines; other than 1 it gives multiples of 8."""
     head_channels: Positive = 64
     """Channels of the 3x3 convolution that opens every head."""
     pretrained_model_dir: str | None = None
     """Folder of ImageNet backbones (``resnet18_nchw_imagenet.h5``). None: random initialisation."""
+
+    @property
+    def granularity(self) -> int:
+        """The backbone takes inputs whose sides are multiples of this many pixels."""
+        return 4 << self.hourglass_levels if self.arch == "hourglass" else 32
+
+    def check_side(self, name: str, side: int) -> None:
+        """ValueError, which names the nearest sides that fit, where the backbone cannot take this one."""
+        step = self.granularity
+        less = 3 if self.arch == "hourglass" else 0  # its stem rounds up, so that 511 pixels do for 512
+        above = -(-side // step) * step
+        if above - side > less:
+            rule = f"a multiple of {step}" + (f" or up to {less} less" if less else "")
+            nearest = " or ".join(str(fit) for fit in (above - step, above) if fit)
+            raise ValueError(f"{name} must be {rule} for {self.arch}, not {side}; set it to {nearest}")
 
 
 class Input(Section):
@@ -70,8 +88,6 @@ class Input(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Input:
-        if self.height % 32 or self.width % 32:
-            raise ValueError(f"height and width must be multiples of 32, not {self.height} x {self.width}")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
@@ -173,7 +189,7 @@ class Test(Section):
     __test__ = False
     batch_size: Positive = 1
     keep_resolution: bool = False
-    """Pad each image to a multiple of 32 instead of scaling it to the input size."""
+    """Pad each image to sides that the backbone takes instead of scaling it to the input size."""
     flip: bool = False
     """Average with the mirror image."""
     scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=(1.0,), min_length=1)
@@ -204,4 +220,6 @@ class Config(Section):
             raise ValueError(
                 f"train.learning_rate.warmup_epochs ({rate.warmup_epochs:g}) exceeds num_epochs ({self.train.num_epochs})"
             )
+        self.model.check_side("input.height", self.input.height)
+        self.model.check_side("input.width", self.input.width)
         return self

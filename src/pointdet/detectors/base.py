@@ -28,7 +28,7 @@ class Head(Protocol):
 
     @property
     def class_bias(self) -> str:
-        """Path of the parameter that has one number per class."""
+        """Path, below the head, of a parameter that has one number per class."""
 
     def __call__(self, feature: nn.Variable, mode: Mode) -> Variables:
         """Feature map of one stack -> raw outputs by name, NCHW."""
@@ -73,18 +73,42 @@ class Detector:
     scope: OrderedDict[str, nn.Variable] = field(default_factory=OrderedDict)
 
     def outputs(
-        self, images: nn.Variable, colour_matrix: nn.Variable, mode: Mode, context: nn.Context
+        self,
+        images: nn.Variable,
+        colour_matrix: nn.Variable,
+        mode: Mode,
+        context: nn.Context,
+        every_stack: bool = False,
     ) -> list[Variables]:
-        """uint8 images (B, H, W, 3) and their colour (B, C, 4) -> raw outputs of every stack.
+        """uint8 images (B, H, W, 3) and their colour (B, C, 4) -> raw outputs of the last stack, or of every stack.
 
-        `context` is that of the network, half or float; the pixels are normalised in the current one, float.
+        The earlier stacks' heads exist for the loss alone. Where there are several, each one's parameters are in
+        a scope of its own: stack1, stack2. `context` is that of the network, half or float; the pixels are
+        normalised in the current one, float.
         """
         with nn.parameter_scope("", self.scope):
             x = colour(images, colour_matrix, mode)
             with nn.context_scope(context):
-                return [self.head(feature, mode) for feature in self.backbone(x, mode)]
+                features = self.backbone(x, mode)
+                outputs = []
+                for stack, feature in enumerate(features, 1):
+                    if every_stack or stack == len(features):
+                        with nn.parameter_scope(f"stack{stack}" if len(features) > 1 else ""):
+                            outputs.append(self.head(feature, mode))
+                return outputs
+
+    def make_parameters(self, side: int) -> None:
+        """Draw the parameters of all stacks by building a graph for one square image, which is never run."""
+        images, colour_matrix = nn.Variable((1, side, side, 3)), nn.Variable((1, self.image_channels, 4))
+        mode = Mode(training=False, channel_last=self.channel_last)
+        self.outputs(images, colour_matrix, mode, nn.get_current_context(), every_stack=True)
 
     def parameters(self, learnt_only: bool = False) -> dict[str, nn.Variable]:
         """The parameters by path, in the order of their making."""
         with nn.parameter_scope("", self.scope):
             return dict(nn.get_parameters(grad_only=learnt_only))
+
+    @property
+    def class_bias(self) -> str:
+        """Path of a parameter that has one number per class; it exists after the first graph."""
+        return next(name for name in self.parameters() if name.endswith(self.head.class_bias))

@@ -22,7 +22,7 @@ class Graph:
 
     images: nn.Variable  # (B, H, W, 3) uint8
     colour: nn.Variable  # (B, C, 4)
-    outputs: dict[str, nn.Variable]  # (B, K, H/4, W/4) float32; heatmaps as probabilities
+    outputs: dict[str, nn.Variable]  # (B, K, H/4, W/4), rounded up, float32; heatmaps as probabilities
 
 
 def build_graph(
@@ -42,7 +42,7 @@ def build_graph(
         kernels="nnabla" if exportable else runtime.kernels(half),
     )
     with nn.context_scope(runtime.context()):
-        raw = detector.outputs(images, colour, mode, runtime.context(half))[-1]
+        (raw,) = detector.outputs(images, colour, mode, runtime.context(half))
         outputs = {
             name: F.sigmoid(v) if name in detector.head.heatmaps else F.identity(v) for name, v in raw.items()
         }
@@ -62,7 +62,7 @@ class Network:
     _graphs: dict[tuple[int, int, int], Graph] = field(default_factory=dict)
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Maps:
-        """(B, H, W, 3) uint8 BGR, H and W multiples of 32 -> maps (B, K, H/4, W/4) float32 by name."""
+        """(B, H, W, 3) uint8 BGR, H and W as the backbone takes them -> maps (B, K, H/4, W/4) float32 by name."""
         batch, height, width, _ = images.shape
         shape = (batch, height, width)
         if shape not in self._graphs:

@@ -27,20 +27,28 @@ Result = TypeVar("Result")
 
 class Network(Protocol):
     def __call__(self, images: npt.NDArray[np.uint8]) -> Maps:
-        """(B, H, W, 3) BGR, sides multiples of 32 -> maps (B, C, h, w); the next call may overwrite them."""
+        """(B, H, W, 3) BGR, of sides it takes -> maps (B, C, h, w); the next call may overwrite them."""
 
 
 class Predictor:
     """Finds objects in images, at one or several scales, with or without the help of the mirror image."""
 
     def __init__(
-        self, network: Network, codec: Codec, input: Input, test: Test, class_names: Sequence[str]
+        self,
+        network: Network,
+        codec: Codec,
+        input: Input,
+        test: Test,
+        class_names: Sequence[str],
+        granularity: int = 32,
     ) -> None:
+        """`granularity`: of the network's input; sides of images at their own resolution become its multiples."""
         self.network = network
         self.codec = codec
         self.input = input
         self.test = test
         self.class_names = tuple(class_names)
+        self.granularity = granularity
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> Predictor:
@@ -58,8 +66,10 @@ class Predictor:
     @classmethod
     def of(cls, model: Model) -> Predictor:
         """The predictor of a restored detector, as its configuration says."""
+        config = model.config
         return cls(
-            model.network(), model.detector.codec, model.config.input, model.config.test, model.class_names
+            *(model.network(), model.detector.codec, config.input, config.test, model.class_names),
+            granularity=config.model.granularity,
         )
 
     def __call__(self, image: Image) -> Detections:
@@ -94,7 +104,7 @@ class Predictor:
 
     def _view(self, height: int, width: int, scale: float) -> View:
         if self.test.keep_resolution:
-            return View.keep(height, width, scale)
+            return View.keep(height, width, scale, self.granularity)
         return View.fit(height, width, self.input.height, self.input.width, scale)
 
     def _run(self, windows: Prepared, read: Callable[[View, Maps], Result]) -> list[Result]:

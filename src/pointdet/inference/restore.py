@@ -73,9 +73,10 @@ def restore(
     else:
         raise PointDetError(f"{path} is neither a checkpoint folder nor an .h5 file; give one of the two")
     detector = catalogue.build(config, len(class_names))
-    # Any input shape makes all parameters; this small one is cheap to build and is never run.
-    build_graph(detector, runtime, half=False, shape=(1, 64, 64))
-    fit_all(arrays, detector.parameters(), detector.channel_last, detector.head.class_bias, str(path))
+    # Any input makes the parameters of the inference network; this small one is cheap to build and is never run.
+    side = config.model.granularity
+    build_graph(detector, runtime, half=False, shape=(1, side, side))
+    fit_all(arrays, detector.parameters(), detector.channel_last, detector.class_bias, str(path))
     return Model(detector, config, class_names, runtime)
 
 

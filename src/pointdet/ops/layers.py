@@ -198,14 +198,6 @@ def bilinear(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return np.broadcast_to(np.outer(row, row), shape).astype(np.float32)
 
 
-def upsample_nearest(x: nn.Variable, mode: Mode) -> nn.Variable:
-    """Every cell becomes 2 x 2 equal ones."""
-    if mode.wrapped:
-        return _to_last(upsample_nearest(_to_first(x), mode.unwrapped))
-    # A fifth faster on a CPU than F.unpooling, and 15 times as fast as F.broadcast.
-    return F.interpolate(x, scale=(2, 2), mode="nearest", channel_last=mode.channel_last)
-
-
 def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) -> nn.Variable:
     if mode.wrapped:
         return _to_last(max_pool(_to_first(x), mode.unwrapped, kernel=kernel, stride=stride, pad=pad))

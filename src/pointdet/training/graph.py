@@ -44,6 +44,7 @@ class TrainingGraph:
                 self.inputs["colour"],
                 mode,
                 runtime.context(half),
+                every_stack=True,
             )
             self.terms = detector.loss(stacks, self.inputs, self._divisors)
         for term in self.terms.values():

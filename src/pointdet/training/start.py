@@ -13,7 +13,6 @@ from pointdet.config import load
 from pointdet.config.schema import Config
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.inference.network import build_graph
 from pointdet.inference.restore import Model
 from pointdet.runtime import Runtime
 from pointdet.training.journal import environment, keep_log, log_to_console
@@ -66,7 +65,7 @@ def fresh(config: Config, class_names: tuple[str, ...], runtime: Runtime) -> Mod
     """A detector with parameters drawn from train.seed, the same on every rank."""
     nn.seed(config.train.seed)
     detector = catalogue.build(config, len(class_names))
-    build_graph(detector, runtime, half=False, shape=(1, 64, 64))
+    detector.make_parameters(config.model.granularity)
     return Model(detector, config, class_names, runtime)
 
 

@@ -306,10 +306,9 @@ class Trainer:
                 f"{folder} was written {'without' if averages else 'with'} train.ema_decay; resume with the same "
                 "setting, or start a new run from it with --checkpoint"
             )
-        head = self._detector.head
-        source = folder / "parameters.h5"
+        source, detector = folder / "parameters.h5", self._detector
         fit_all(
-            h5_file.read(source), self._parameters, self._detector.channel_last, head.class_bias, str(source)
+            h5_file.read(source), self._parameters, detector.channel_last, detector.class_bias, str(source)
         )
         self._solver.load(folder / "solver.h5")
         if averages:

@@ -75,6 +75,15 @@ def test_invisible_objects_take_no_row():
     assert not targets["heatmap"][[0, 2, 3]].any()
 
 
+def test_sides_that_four_does_not_divide():
+    """511 pixels are 128 cells, as a convolution of stride 2 rounds up."""
+    codec = codec_of(height=511, width=383)
+    targets, left_out = encoded(codec, Annotation.of([[340, 470, 378, 506]], [1]))
+    assert left_out == 0 and targets["heatmap"].shape == (4, 128, 96)
+    assert targets["index"][0] == 122 * 96 + 89
+    np.testing.assert_allclose(targets["size"][0], [38 / 4, 36 / 4])
+
+
 def test_no_objects():
     targets, left_out = encoded(codec_of(), Annotation.of([], []))
     assert left_out == 0

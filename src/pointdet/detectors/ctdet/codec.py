@@ -44,7 +44,7 @@ class CtDetCodec:
         without an object. positives (1,), the number of cells of the heatmap that equal 1.
         """
         return {
-            "heatmap": (self.num_classes, self.height // self.stride, self.width // self.stride),
+            "heatmap": (self.num_classes, -(-self.height // self.stride), -(-self.width // self.stride)),
             "size": (self.max_objects, 2),
             "offset": (self.max_objects, 2),
             "index": (self.max_objects,),
