@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hourglass-52 and -104 against the official code; parameter counts and names; sizes; stacks; layouts."""
+
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+from pointdet.backbones import hourglass
+from pointdet.backbones.catalogue import imagenet_file
+from pointdet.detectors import catalogue
+from pointdet.errors import PointDetError
+from pointdet.ops.layers import Mode
+from pointdet.weights.naming.hourglass import our_name
+
+spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
+networks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(networks)
+
+HOURGLASS = {"arch": "hourglass", "num_layers": 104, "head_channels": 256}
+TINY = {**HOURGLASS, "hourglass_levels": 2, "width": 0.0625, "head_channels": 8}
+
+
+def built(num_classes=2, **model):
+    """The detector with its parameters made."""
+    settings = networks.config(model=model)
+    detector = catalogue.build(settings, num_classes)
+    detector.make_parameters(settings.model.granularity)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Hourglass-104 for 80 classes: 191 million parameters, so it is drawn once."""
+    return built(80, **HOURGLASS)
+
+
+def test_official_code(golden, whole):
+    table, arrays = golden("network_hourglass104.json"), golden("network_hourglass104.npz")
+    parameters, filled = whole.parameters(), set()
+    for key, shape in table["parameters"]:
+        name = our_name(key)
+        value = networks.formula(key, shape, name.rpartition("/")[2], "B/", table["gain_B"])
+        parameters[name].d = value.reshape(parameters[name].shape)
+        filled.add(name)
+    assert filled == set(parameters)
+    stacks = networks.run_stacks(whole, arrays["x"], Mode(training=False, kernels="blas"))
+    for number, outputs in enumerate(stacks):
+        for name, published in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
+            networks.assert_close(outputs[name], arrays, f"B/s{number}/{published}")
+
+
+def test_parameter_counts(golden, whole):
+    """Of the published networks, part by part."""
+    learnt = {name: v.size for name, v in whole.parameters(learnt_only=True).items()}
+
+    def count(*beginnings):
+        return sum(size for name, size in learnt.items() if name.startswith(beginnings))
+
+    assert count("conv1/", "res1/") == 938_112
+    for stack in ("stack1", "stack2"):
+        assert count(f"{stack}/level", f"{stack}/bottom/") == 92_134_400
+        assert count(f"{stack}/feature/") == 590_336
+        assert count(f"{stack}/hm_", f"{stack}/reg_", f"{stack}/wh_") == 610_640 + 2 * 590_594
+    levels = ((2_361_344, 2_427_392, 2_361_344), (2_361_344, 4_968_192, 4_230_144))
+    levels += 2 * ((5_311_488, 5_459_712, 5_311_488),) + ((5_311_488, 9_049_088, 8_016_128),)
+    for level, sizes in enumerate(levels, 1):
+        branches = (f"stack2/level{level}/{branch}/" for branch in ("skip", "down", "up"))
+        assert tuple(count(branch) for branch in branches) == sizes
+    assert count("stack1/bottom/") == 18_882_560
+    assert count("stack2/merge/input/") == count("stack2/merge/feature/") == 66_048
+    assert count("stack2/merge/basicblock") == 1_180_672
+    table = golden("network_hourglass104.json")["parameters"]
+    published = sum(int(np.prod(shape)) for key, shape in table if ".running_" not in key)
+    assert sum(learnt.values()) == published == 191_284_008
+
+
+def test_one_stack_is_the_first_of_two():
+    """Its head's names are those of every detector with one stack."""
+    two = {name: v.shape for name, v in built(**TINY).parameters().items()}
+    one = {name: v.shape for name, v in built(**{**TINY, "num_layers": 52}).parameters().items()}
+    heads = ("stack1/hm_", "stack1/reg_", "stack1/wh_")
+    first = {name: shape for name, shape in two.items() if not name.startswith("stack2/")}
+    assert one == {
+        name.removeprefix("stack1/") if name.startswith(heads) else name: first[name] for name in first
+    }
+
+
+@pytest.mark.parametrize(("levels", "widths"), [(1, (256, 512)), (3, (256, 256, 384, 512))])
+def test_fewer_levels_keep_the_first_and_the_bottom(levels, widths):
+    parameters = built(**{**TINY, "hourglass_levels": levels, "width": 0.125}).parameters()
+    assert f"stack1/level{levels + 1}/down/layer1/basicblock1/conv/W" not in parameters
+    for level, (outer, inner) in enumerate(pairwise(widths), 1):
+        shape = parameters[f"stack2/level{level}/down/layer1/basicblock1/conv/W"].shape
+        assert shape == (inner // 8, outer // 8, 3, 3)
+    assert parameters["stack2/bottom/layer4/basicblock2/conv/W"].shape == (64, 64, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("levels", "sides", "cells"),
+    [
+        (5, (511, 511), (128, 128)),
+        (5, (255, 383), (64, 96)),
+        (5, (128, 509), (32, 128)),
+        (2, (48, 31), (12, 8)),
+    ],
+)
+def test_sizes(levels, sides, cells):
+    features = hourglass.hourglass(nn.Variable((1, 3, *sides)), 2, levels, 0.0625, Mode(False))
+    assert [feature.shape for feature in features] == [(1, 16, *cells)] * 2
+
+
+def test_drawn_as_pytorch_draws():
+    parameters = built(**{**TINY, "width": 0.25}).parameters()
+    for scope in (
+        "conv1",
+        "res1/basicblock_s/shortcut_conv",
+        "stack1/level2/down/layer1/basicblock1",
+        "stack2/merge/input",
+    ):
+        weights = parameters[f"{scope}/conv/W"].d
+        bound = 1 / np.sqrt(weights[0].size)
+        assert 0.98 * bound < np.abs(weights).max() <= bound
+        assert weights.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+def test_gradients_do_not_depend_on_the_layout():
+    networks.assert_layouts_agree(TINY)
+
+
+def test_what_there_is_not():
+    with pytest.raises(PointDetError, match="hourglass has no depth 34; choose one of 52, 104"):
+        built(arch="hourglass", num_layers=34)
+    with pytest.raises(PointDetError, match="nobody trained the hourglass on ImageNet; set it to null"):
+        imagenet_file(networks.config(model=HOURGLASS).model, False)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published hourglass names: every parameter has one path of ours, in all dialects."""
+
+import pytest
+
+from pointdet.weights.naming.hourglass import our_name, trunk_name
+
+
+def test_one_path_each(golden):
+    keys = [key for key, _ in golden("network_hourglass104.json")["parameters"]]
+    paths = [our_name(key) for key in keys]
+    assert None not in paths and len(set(paths)) == len(keys) == 824
+    assert [our_name(f"module.{key}") for key in keys] == paths
+    trunk = [key for key in keys if key.split(".")[0] not in ("hm", "wh", "reg")]
+    assert [trunk_name(key) for key in keys] == [our_name(key) if key in trunk else None for key in keys]
+    assert [trunk_name(key.replace(".up1.", ".top.")) for key in trunk] == [our_name(key) for key in trunk]
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("pre.0.conv.weight", "conv1/conv/W"),
+        ("pre.1.skip.1.running_var", "res1/basicblock_s/shortcut_conv/bn/var"),
+        ("kps.0.up1.1.conv2.weight", "stack1/level1/skip/layer2/basicblock2/conv/W"),
+        ("kps.1.low2.low2.low3.0.bn1.bias", "stack2/level3/up/layer1/basicblock1/bn/beta"),
+        ("kps.1.low2.low2.low2.low2.low2.3.bn2.weight", "stack2/bottom/layer4/basicblock2/bn/gamma"),
+        ("cnvs.1.bn.running_mean", "stack2/feature/bn/mean"),
+        ("inters_.0.0.weight", "stack2/merge/input/conv/W"),
+        ("cnvs_.0.1.weight", "stack2/merge/feature/bn/gamma"),
+        ("inters.0.conv1.weight", "stack2/merge/basicblock1/conv/W"),
+        ("hm.0.0.conv.bias", "stack1/hm_conv1/conv/b"),
+        ("wh.1.1.weight", "stack2/wh_final/conv/W"),
+        ("kps.0.up1.1.bn2.num_batches_tracked", None),
+        ("tl_heats.0.1.bias", None),
+        ("tl_cnvs.0.conv1.weight", None),
+    ],
+)
+def test_examples(key, path):
+    assert our_name(key) == path
