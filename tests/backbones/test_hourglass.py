@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pointdet.backbones import hourglass
-from pointdet.backbones.catalogue import imagenet_file
+from pointdet.backbones.catalogue import imagenet_files
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
@@ -135,4 +135,4 @@ def test_what_there_is_not():
     with pytest.raises(PointDetError, match="hourglass has no depth 34; choose one of 52, 104"):
         built(arch="hourglass", num_layers=34)
     with pytest.raises(PointDetError, match="nobody trained the hourglass on ImageNet; set it to null"):
-        imagenet_file(networks.config(model=HOURGLASS).model, False)
+        imagenet_files(networks.config(model=HOURGLASS).model, False)

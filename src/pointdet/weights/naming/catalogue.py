@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pointdet.weights.h5_file import Arrays
-from pointdet.weights.naming import deformable, dla, hrnet, resnet
+from pointdet.weights.naming import deformable, dla, hourglass, hrnet, resnet
 
 
 def renamed(arrays: Arrays, arch: str) -> Arrays:
@@ -31,6 +31,8 @@ def _our_name(key: str, arch: str, bottleneck: bool) -> str | None:
             return deformable.resnet_name(key)
         case "dlav0" | "dla":
             return dla.our_name(key)
+        case "hourglass":
+            return hourglass.our_name(key)
         case "hrnet":
             return hrnet.our_name(key)
     return resnet.our_name(key, bottleneck)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 
+from pointdet.weights.naming.leaves import LEAVES
+
 LAYERS = {
     "conv": "conv",
     "bn": "bn",
@@ -17,7 +19,6 @@ LAYERS = {
     "0": "conv",
     "1": "bn",
 }
-NORM = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
 BRANCHES = {"up1": "skip", "top": "skip", "low1": "down", "low3": "up"}  # "top" in one CornerNet
 MERGES = {"inters": "merge", "inters_": "merge/input", "cnvs_": "merge/feature"}
 
@@ -34,7 +35,7 @@ def our_name(key: str) -> str | None:
         return trunk_name(key)
     name, stack, layer, entry = head.groups()
     part = "conv1" if layer == "0.conv" else "final"
-    return f"stack{int(stack) + 1}/{name}_{part}/conv/{'W' if entry == 'weight' else 'b'}"
+    return f"stack{int(stack) + 1}/{name}_{part}/conv/{LEAVES['conv'][entry]}"
 
 
 def trunk_name(key: str) -> str | None:
@@ -44,7 +45,7 @@ def trunk_name(key: str) -> str | None:
     if found is None or scope is None:
         return None
     layer = LAYERS[found[2]]
-    return f"{scope}/{layer}/{NORM[found[3]] if layer.endswith('bn') else 'W'}"
+    return f"{scope}/{layer}/{LEAVES['bn' if layer.endswith('bn') else 'conv'][found[3]]}"
 
 
 def _scope(module: str) -> str | None:
