@@ -34,6 +34,9 @@ BACKBONES = {
     "resnet": "model.num_layers=18 model.width=0.25 train.num_epochs=80",
     "dlav0": "model.num_layers=34 model.width=0.125 train.num_epochs=40",
     "hourglass": "model.num_layers=104 model.hourglass_levels=2 model.width=0.0625 train.num_epochs=25",
+    "resdcn": "model.num_layers=18 model.width=0.125 train.num_epochs=40",
+    "dla": "model.num_layers=34 model.width=0.125 train.num_epochs=25",
+    "hrnet": "model.num_layers=18 model.width=0.45 train.num_epochs=25 runtime.cpu_kernels=nnabla",
 }
 
 
