@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,10 +119,31 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data):
     assert all(np.isfinite(array).all() for array in arrays.values())  # of the first epoch
 
 
-def test_a_learning_rate_that_is_far_too_high(tmp_path, data):
-    model = tiny.model(tiny.config(data, "train.num_epochs=20", "train.learning_rate.base_lr=3.0e+38"))
-    with pytest.raises(PointDetError, match="the loss is not finite at epoch .* step .* .lr .*; lower"):
+@pytest.mark.parametrize("kernels", ["blas", "nnabla"])
+def test_a_learning_rate_that_is_far_too_high(tmp_path, data, kernels):
+    """Found, whatever turns to NaN first and whoever computes."""
+    model = tiny.model(tiny.config(data, "train.num_epochs=20", "train.learning_rate.base_lr=1.0e+30"))
+    model = replace(model, runtime=replace(model.runtime, cpu_kernels=kernels))
+    with pytest.raises(PointDetError, match="is not finite at epoch 1, step 2 .*; lower"):
         run(tmp_path / "run", model)
+
+
+def test_a_statistic_that_is_not_finite_ends_the_run(tmp_path, data):
+    """Though the loss is: an infinite variance never comes back, and only the running network uses it."""
+    model = tiny.model(tiny.config(data, "train.num_epochs=3", "train.log_intervals=3"))
+
+    def poison(step, batch):
+        if step == 5:
+            model.detector.parameters()["conv1/bn/var"].d = np.inf
+
+    with pytest.raises(PointDetError) as raised:
+        run(tmp_path / "run", model, poison)
+    sentence = str(raised.value)
+    assert sentence.startswith("conv1/bn/var is not finite at epoch 2, step 3 (lr ")
+    assert "nan" not in sentence and "lower train.learning_rate.base_lr" in sentence
+    assert [row["step"] for row in journal(tmp_path / "run")] == ["3", "4"]
+    last = tmp_path / "run" / "checkpoints" / "last"
+    assert all(np.isfinite(array).all() for array in h5_file.read(last / "parameters.h5").values())
 
 
 def test_validation_changes_nothing_but_reports(tmp_path, data):

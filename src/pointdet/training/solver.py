@@ -89,6 +89,7 @@ class Solver:
         self.loss_scale = LossScale(precision)
         self._mixed = precision.mixed_precision
         self._train = train
+        self._parameters = parameters
         learnt = {name: v for name, v in parameters.items() if v.need_grad}
         self._gradients = [v.grad for v in learnt.values()]
         self._adam = S.Adam()
@@ -152,6 +153,14 @@ class Solver:
             return
         for name, newest in self._newest.items():
             follow(self._average[name], newest, self._train.ema_decay)
+
+    def not_finite(self) -> str | None:
+        """The first parameter or running statistic that holds a NaN or an infinity, by name."""
+        with nn.auto_forward():
+            for name, parameter in self._parameters.items():
+                if not math.isfinite(float(F.sum(parameter.data).data)):  # nothing hides them in a sum
+                    return name
+        return None
 
     def averaged(self) -> dict[str, nn.NdArray]:
         """The moving average of every parameter; empty when train.ema_decay is 0."""

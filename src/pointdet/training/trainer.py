@@ -116,7 +116,7 @@ class Trainer:
                 skips += 1
             else:
                 sums += terms
-            if self._update % settings.log_intervals == 0 or self._update == self._updates or self._stop:
+            if self._ends_row(self._update):
                 means = sums / (steps - skips) if steps > skips else sums + math.nan
                 self._log(means, steps, bar, time.monotonic() - since, waited)
                 sums, steps, skips, waited, since = self._zeros(), 0, 0, 0.0, time.monotonic()
@@ -127,6 +127,10 @@ class Trainer:
         batches.close()
         if self._update == self._updates:
             self._epoch, self._update = self._epoch + 1, 0
+
+    def _ends_row(self, update: int) -> bool:
+        """Whether the journal gets a row after so many updates of the epoch."""
+        return update % self._config.train.log_intervals == 0 or update == self._updates or self._stop
 
     def _zeros(self) -> Any:
         return np.zeros(len(self._graph.terms))
@@ -152,11 +156,16 @@ class Trainer:
             numbers = self._graph.forward(part, divisors)
             terms += np.array(list(numbers.values()))
             if not math.isfinite(numbers["total"]) and not self._config.mixed_precision.mixed_precision:
-                self._fail(numbers)
+                self._fail("the loss", numbers)
             self._graph.backward(scale, self._callback if i == len(parts) - 1 else None)
         if self._callback is None and self._ranks.size > 1:
             self._ranks.all_reduce(solver.gradients)
         done = solver.update(self._lr())
+        # A loss can stay finite when nothing else does: ReLU makes 0 of NaN, normalisation of an infinite variance.
+        if save or self._ends_row(self._update + 1):
+            name = solver.not_finite()
+            if name is not None:
+                self._fail(name, numbers)
         return (terms if done else None), save
 
     def _lr(self) -> float:
@@ -165,10 +174,10 @@ class Trainer:
             self._config.train.learning_rate, self._config.train.num_epochs, self._updates, step
         )
 
-    def _fail(self, numbers: dict[str, float]) -> None:
+    def _fail(self, what: str, numbers: dict[str, float]) -> None:
         terms = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
         raise PointDetError(
-            f"the loss is not finite at epoch {self._epoch + 1}, step {self._update + 1} (lr {self._lr():g}; {terms}); "
+            f"{what} is not finite at epoch {self._epoch + 1}, step {self._update + 1} (lr {self._lr():g}; {terms}); "
             "lower train.learning_rate.base_lr, raise its warmup_epochs, or set train.clip_grad_norm"
         )
 
