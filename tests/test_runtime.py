@@ -50,6 +50,7 @@ def test_the_cpu():
     assert here.describe() == f"rank 0 of 1 on the CPU (blas kernels), NNabla {nn.__version__}"
     assert (here.kernels(half=False), here.kernels(half=True)) == ("blas", "nnabla")
     assert here.context().backend[0] == "cpu:float" and here.context(half=True).backend[0] == "cpu:half"
+    assert here.norm_context(half=True).backend[0] == "cpu:float"  # its half sums overflow
     assert not here.has_channel_last
 
 

@@ -14,6 +14,16 @@ SIDE = 64
 CLASS_NAMES = tuple(OUTLINES)
 VALIDATION = 'dataset.val={"annotations": ["annotations/instances_val.json"], "images": "val"}'
 
+# What every test of "all networks" runs: a line for each backbone and each detector.
+NETWORKS = {
+    "resnet": ("model.arch=resnet", "model.num_layers=18"),
+    "resdcn": ("model.arch=resdcn", "model.num_layers=18"),
+    "dlav0": ("model.arch=dlav0", "model.num_layers=34"),
+    "dla": ("model.arch=dla", "model.num_layers=34"),
+    "hourglass": ("model.arch=hourglass", "model.num_layers=104", "model.hourglass_levels=2"),
+    "hrnet": ("model.arch=hrnet", "model.num_layers=18"),
+}
+
 
 def draw(folder: Path, train: int = 8, val: int = 4) -> Path:
     """A data folder of drawn images, 64 x 64."""
@@ -54,20 +64,20 @@ def config(data: Path, *overrides: str) -> Config:
     return override(validate(settings(data), "the test's configuration"), overrides)
 
 
-def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES):
-    """A detector on the CPU that answers to its images without having been trained.
+def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES, runtime=None):
+    """A detector, on the CPU unless told, that answers to its images without having been trained.
 
-    Running statistics and biases are random too, so that none can be forgotten. A ResNet's deconvolutions are drawn
-    so small that only batch statistics make up for it; here they are of the size that training gives them.
+    Running statistics and biases are random too, so that none can be forgotten. Where deconvolutions are drawn so
+    small that only batch statistics make up for it, they are of the size that training gives them.
     """
     from pointdet.runtime import start
     from pointdet.training.start import fresh
 
-    made = fresh(config, class_names, start())
+    made = fresh(config, class_names, runtime or start())
     rng = np.random.default_rng(config.train.seed)
     for name, variable in made.detector.parameters().items():
-        if config.model.arch == "resnet" and name.endswith("deconv/W"):
-            variable.d = 50 * variable.d
+        if name.endswith("deconv/W"):
+            variable.d = variable.d * (50 if np.abs(variable.d).max() < 0.1 else 1)
         elif name.rpartition("/")[2] in ("b", "beta", "gamma", "mean", "var"):
             noise = 0.1 * rng.standard_normal(variable.shape, np.float32)
             variable.d = np.float32(variable.d) + (abs(noise) if name.endswith("var") else noise)

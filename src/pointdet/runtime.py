@@ -161,6 +161,10 @@ class Runtime:
             self.device, device_id=self.device_id, type_config="half" if half else "float"
         )
 
+    def norm_context(self, half: bool) -> nn.Context:
+        """That of batch normalisation. cuDNN normalises half maps in float32; the CPU sums in half what it is given."""
+        return self.context(half and not self.on_cpu)
+
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"

@@ -19,7 +19,7 @@ from pointdet.training.trainer import Trainer
 from pointdet.weights import checkpoint, h5_file
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-HALF = ("input.height=32", "input.width=32", "mixed_precision.mixed_precision=true")
+HALF = ("input.height=32", "input.width=32", "model.width=0.03", "mixed_precision.mixed_precision=true")
 
 
 class Watched:
@@ -61,7 +61,7 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def test_one_overflow_costs_one_step_and_nothing_else(tmp_path, data, float_batch_normalization):
+def test_one_overflow_costs_one_step_and_nothing_else(tmp_path, data):
     model = tiny.model(
         tiny.config(
             data,
@@ -89,17 +89,40 @@ def test_one_overflow_costs_one_step_and_nothing_else(tmp_path, data, float_batc
     last = tmp_path / "run" / "checkpoints" / "last"
     assert all(np.isfinite(array).all() for array in h5_file.read(last / "parameters.h5").values())
 
-    # The loss scale goes on where it stood.
-    longer = tiny.model(tiny.config(data, *HALF, "train.num_epochs=2", "mixed_precision.loss_scaling=2"))
+
+def test_half_goes_on_where_it_stood(tmp_path, data):
+    """Bit for bit; every change of the loss scale after the stop depends on counters from before it."""
+    scale = ("mixed_precision.loss_scaling=16", "mixed_precision.loss_scaling_interval=4")
+    config = tiny.config(data, *HALF, *scale)
+
+    def overflow(step, batch):
+        if step in (1, 6):
+            batch["colour"] *= 1e6
+
+    def overflow_and_stop(step, batch):
+        overflow(step, batch)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(tmp_path / "whole", tiny.model(config), overflow)
+    assert column(tmp_path / "whole", "loss_scale") == [16, 8, 8, 8, 8, 16, 8, 8]
+    assert column(tmp_path / "whole", "skipped_steps") == [0, 1, 1, 1, 1, 1, 2, 2]
+    assert not run(tmp_path / "run", tiny.model(config), overflow_and_stop)
+    last = tmp_path / "run" / "checkpoints" / "last"
     assert checkpoint.read_state(last)["loss_scale"] == {
-        "value": 16.0,
-        "good_steps": 0,
+        "value": 8.0,
+        "good_steps": 3,
         "skipped_steps": 1,
         "skips_in_a_row": 0,
     }
-    assert run(tmp_path / "run", longer, resume=True)
-    assert column(tmp_path / "run", "loss_scale") == [16, 8, 8, 16, 16, 16, 16, 16]
-    assert column(tmp_path / "run", "skipped_steps")[-1] == 1
+    assert run(tmp_path / "run", tiny.model(config), overflow, resume=True)
+    for name in ("total", "loss_scale", "skipped_steps"):
+        np.testing.assert_array_equal(column(tmp_path / "run", name), column(tmp_path / "whole", name))
+    for file in ("parameters.h5", "solver.h5"):
+        found, expected = (
+            h5_file.read(tmp_path / f / "checkpoints" / "last" / file) for f in ("run", "whole")
+        )
+        assert_equal(found, expected)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data):

@@ -40,6 +40,7 @@ def build_graph(
         channel_last=detector.channel_last,
         has_channel_last=runtime.has_channel_last,
         kernels="nnabla" if exportable else runtime.kernels(half),
+        norm_context=runtime.norm_context(half),
     )
     with nn.context_scope(runtime.context()):
         (raw,) = detector.outputs(images, colour, mode, runtime.context(half))

@@ -30,6 +30,7 @@ class Mode:
     channel_last: bool = False
     has_channel_last: bool = False  # the device takes NHWC; else NHWC is wrapped in transposes
     kernels: str = "nnabla"  # "blas" or "onednn": a float32 graph on the CPU that will not be saved
+    norm_context: nn.Context | None = None  # of batch normalisation, where it is not that of the other layers
 
     @property
     def through_python(self) -> bool:
@@ -138,7 +139,10 @@ def norm(
         return normalisation.batch_normalization(
             x, parameters, decay=0.9, eps=1e-5, batch_stat=mode.training, shortcut=shortcut, relu=relu
         )
-    h = F.batch_normalization(x, *parameters, axes=[axis], decay_rate=0.9, eps=1e-5, batch_stat=mode.training)
+    with nn.context_scope(mode.norm_context or nn.get_current_context()):
+        h = F.batch_normalization(
+            x, *parameters, axes=[axis], decay_rate=0.9, eps=1e-5, batch_stat=mode.training
+        )
     h = h if shortcut is None else h + shortcut
     return F.relu(h) if relu else h
 

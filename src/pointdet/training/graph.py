@@ -37,6 +37,7 @@ class TrainingGraph:
             detector.channel_last,
             runtime.has_channel_last,
             kernels=runtime.kernels(half),
+            norm_context=runtime.norm_context(half),
         )
         with nn.context_scope(runtime.context()):
             stacks = detector.outputs(
