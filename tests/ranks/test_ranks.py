@@ -115,6 +115,27 @@ def test_parameters_stay_equal(two, folder_of_two):
     assert checkpoint.read_state(last)["ranks"] == 2
 
 
+def test_one_rank_overflows_and_both_skip(config, mpirun, tmp_path):
+    result = mpirun(2, HERE / "overflow.py", config, tmp_path)
+    assert result.returncode == 0, result.stderr
+    ranks = [dict(np.load(tmp_path / f"rank_{r}.npz")) for r in (0, 1)]
+    for arrays in ranks:  # one update, one that was skipped, statistics too, one update
+        first, second, third, last = (of(arrays, f"{step}/") for step in range(4))
+        for name, array in second.items():
+            np.testing.assert_array_equal(third[name], array, err_msg=name)
+        for before, after in ((first, second), (third, last)):
+            assert any((after[name] != array).any() for name, array in before.items())
+    for name, array in ranks[0].items():
+        if name.startswith("3/") or not name.endswith(
+            ("bn/mean", "bn/var")
+        ):  # statistics are shared in the end
+            np.testing.assert_array_equal(ranks[1][name], array, err_msg=name)
+    rows = journal(tmp_path)
+    assert [float(row["skipped_steps"]) for row in rows] == [0, 1, 1]
+    assert [float(row["loss_scale"]) for row in rows] == [16, 8, 8]
+    assert checkpoint.read_state(tmp_path / "checkpoints" / "last")["loss_scale"]["skipped_steps"] == 1
+
+
 def arguments(config, folder, *more):
     settings = ("train.num_epochs=2", "train.workers=1", "train.val_intervals=1", *more)
     overrides = [word for setting in settings for word in ("--set", setting)]

@@ -2,10 +2,12 @@
 """The loss against published values and gradients, a plain NumPy reference, and saturated logits."""
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 import pytest
 
 from pointdet.detectors.ctdet.loss import CtDetLoss
+from pointdet.runtime import start
 
 OUTPUTS = {"heatmap": "hm", "size": "wh", "offset": "reg"}
 # Where the official code's clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
@@ -16,7 +18,13 @@ def variables(arrays, need_grad=False):
     return {name: nn.Variable.from_numpy_array(a, need_grad=need_grad) for name, a in arrays.items()}
 
 
-def run(loss, stacks, targets):
+def half(output):
+    """What the last layer of a network in half precision makes of it."""
+    with nn.context_scope(start().context(half=True)):
+        return F.identity(output)
+
+
+def run(loss, stacks, targets, layer=lambda output: output, scale=1.0):
     """Terms and the gradients of the total with respect to every output of every stack."""
     targets = {"weight": np.ones(len(targets["heatmap"]), np.float32), **targets}
     targets["positives"] = (targets["heatmap"] == 1).sum((1, 2, 3))[:, None]
@@ -25,16 +33,17 @@ def run(loss, stacks, targets):
     divisors = dict(
         zip(loss.divisors, (nn.Variable.from_numpy_array(np.float32(c)) for c in counts), strict=True)
     )
-    terms = loss(outputs, variables(targets), divisors)
+    through = [{name: layer(v) for name, v in stack.items()} for stack in outputs]
+    terms = loss(through, variables(targets), divisors)
     for term in terms.values():
         term.persistent = True
     for stack in outputs:
         for output in stack.values():
             output.grad.zero()
     terms["total"].forward()
-    terms["total"].backward()
+    terms["total"].backward(scale)
     values = {name: float(term.d) for name, term in terms.items()}
-    return values, [{name: v.g.copy() for name, v in stack.items()} for stack in outputs]
+    return values, [{name: np.float64(v.g) / scale for name, v in stack.items()} for stack in outputs]
 
 
 def case(golden, system, name):
@@ -144,3 +153,54 @@ def test_images_of_weight_zero_count_nowhere():
     for name in stack:
         np.testing.assert_allclose(gradients[name][kept], expected[name], rtol=1e-5, atol=1e-8)
         assert not gradients[name][1].any()
+
+
+def reference(stack, targets):
+    """Terms and gradients of one stack with the default weights, float64."""
+    x, y = np.float64(stack["heatmap"]), np.float64(targets["heatmap"])
+    p, log_p, log_q = np.exp(-np.logaddexp(0, -x)), -np.logaddexp(0, -x), -np.logaddexp(0, x)
+    q = np.exp(log_q)
+    positives, objects = (y == 1).sum(), targets["mask"].sum()
+    cells = np.where(y == 1, q**2 * log_p, (1 - y) ** 4 * p**2 * log_q)
+    slope = np.where(y == 1, q**3 - 2 * p * q**2 * log_p, (1 - y) ** 4 * (2 * p**2 * q * log_q - p**3))
+    terms, gradients = {"heatmap": -cells.sum() / positives}, {"heatmap": -slope / positives}
+    for name, weight in (("size", 0.1), ("offset", 1.0)):
+        predicted = np.float64(stack[name])
+        maps, gradient = (a.reshape(*a.shape[:2], -1) for a in (predicted, np.zeros_like(predicted)))
+        terms[name] = 0.0
+        for image, row in np.argwhere(targets["mask"] == 1):
+            cell = int(targets["index"][image, row])
+            error = maps[image, :, cell] - targets[name][image, row]
+            terms[name] += np.abs(error).sum() / (2 * objects + 1e-4)
+            gradient[image, :, cell] += weight * np.sign(error) / (2 * objects + 1e-4)
+        gradients[name] = gradient.reshape(predicted.shape)
+    return {**terms, "total": terms["heatmap"] + 0.1 * terms["size"] + terms["offset"]}, gradients
+
+
+@pytest.mark.parametrize("layer", [lambda output: output, half], ids=["float", "half"])
+def test_outputs_of_a_network_in_half(layer):
+    """Terms and gradients are those of float64 up to the rounding of half, also far beyond saturation."""
+    rng = np.random.default_rng(0)
+    heatmap = rng.random((2, 3, 8, 8)) * 0.95
+    heatmap[:, :, ::4, ::4] = 1
+    targets = {
+        "heatmap": heatmap,
+        "size": rng.uniform(1, 60, (2, 20, 2)),
+        "offset": rng.random((2, 20, 2)),
+        "index": rng.integers(0, 64, (2, 20)),
+        "mask": rng.integers(0, 2, (2, 20)),
+    }
+    stack = {
+        "heatmap": rng.uniform(-30, 30, heatmap.shape),
+        "size": rng.uniform(-10, 200, (2, 2, 8, 8)),
+        "offset": rng.uniform(-1, 2, (2, 2, 8, 8)),
+    }
+    stack["heatmap"][:, :, :2] = np.tile([-30, 30, -17, 17, -8.5, 8.5, 0, -0.01], (2, 3, 2, 1))
+    stack = {name: np.float32(np.float16(array)) for name, array in stack.items()}
+    targets = {name: np.float32(array) for name, array in targets.items()}
+    terms, (gradients,) = run(CtDetLoss(), [stack], targets, layer, scale=1024.0)
+    expected, slopes = reference(stack, targets)
+    assert terms == pytest.approx(expected, rel=1e-5)
+    for name, slope in slopes.items():
+        assert np.abs(slope).max() > 1e-3
+        np.testing.assert_allclose(gradients[name], slope, rtol=1e-3, atol=2.0**-24 / 1024, err_msg=name)

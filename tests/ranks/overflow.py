@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in half in which rank 1 alone overflows in its second step: python overflow.py CONFIG FOLDER.
+
+Writes FOLDER/rank_R.npz: what the rank holds before every step and at the end.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import main
+from pointdet.config import load
+from pointdet.data.catalogue import read_dataset
+from pointdet.runtime import door, start
+from pointdet.training.start import fresh
+from pointdet.training.trainer import Trainer
+
+SETTINGS = (
+    "input.height=32",
+    "input.width=32",
+    "model.width=0.03",
+    "train.batch_size=2",
+    "train.num_epochs=1",
+    "mixed_precision.mixed_precision=true",
+    "mixed_precision.loss_scaling=16",
+)
+
+
+def parameters(model):
+    return {name: np.array(v.data.data) for name, v in model.detector.parameters().items()}
+
+
+class Overflowing:
+    """A loader that remembers the model before each batch; rank 1's second batch is more than half can hold."""
+
+    def __init__(self, loader, model):
+        self.iterations, self.history = loader.iterations, []
+        self._loader, self._model = loader, model
+
+    def epoch(self, epoch, start=0):
+        for step, batch in enumerate(self._loader.epoch(epoch, start)):
+            self.history.append(parameters(self._model))
+            if step == 1 and self._model.runtime.ranks.rank == 1:
+                batch["colour"] *= 1e6
+            yield batch
+
+
+def run():
+    config, folder = load.override(load.load(sys.argv[1]), SETTINGS), Path(sys.argv[2])
+    runtime = start()
+    train_set = read_dataset(config.dataset, "train")
+    model = fresh(config, train_set.class_names, runtime)
+    with main.loader(model, train_set) as loader:
+        batches = Overflowing(loader, model)
+        Trainer(model, batches, None, folder).run()
+    history = [*batches.history, parameters(model)]
+    arrays = {f"{step}/{name}": array for step, held in enumerate(history) for name, array in held.items()}
+    np.savez(folder / f"rank_{runtime.ranks.rank}.npz", **arrays)
+
+
+if __name__ == "__main__":
+    door(run)
