@@ -106,7 +106,7 @@ def test_plain_numpy(channel_last):
     x = np.random.default_rng(0).standard_normal((1, 3, 64, 96)).astype(np.float32)
     mode = Mode(training=False, channel_last=channel_last)
     image = nn.Variable.from_numpy_array(x.transpose(0, 2, 3, 1) if channel_last else x)
-    (feature,) = hrnet(image, 18, 1.0, mode)
+    (feature,) = hrnet(image, 18, 4, 1.0, mode)
     report = fit(renamed(arrays, "hrnet"), nn.get_parameters(grad_only=False), channel_last)
     assert not report.skipped + report.new + report.unused
     feature.forward()
@@ -119,13 +119,13 @@ def test_plain_numpy(channel_last):
 @pytest.mark.parametrize(("channels", "count"), [(18, 9_562_260), (32, 29_305_536), (48, 65_325_120)])
 def test_parameter_counts(channels, count):
     """Those of the official trunk; the feature map has 15 times the channels of the finest branch."""
-    (feature,) = hrnet(nn.Variable((1, 3, 64, 32)), channels, 1.0, Mode(False))
+    (feature,) = hrnet(nn.Variable((1, 3, 64, 32)), channels, 4, 1.0, Mode(False))
     assert feature.shape == (1, 15 * channels, 16, 8)
     assert sum(v.size for v in nn.get_parameters().values()) == count
 
 
 def test_width():
-    (feature,) = hrnet(nn.Variable((1, 3, 32, 32)), 18, 0.25, Mode(False))
+    (feature,) = hrnet(nn.Variable((1, 3, 32, 32)), 18, 4, 0.25, Mode(False))
     assert feature.shape == (1, 15 * 8, 8, 8)
     shapes = {name: v.shape for name, v in nn.get_parameters().items()}
     assert shapes["conv1/conv/W"] == (16, 3, 3, 3)

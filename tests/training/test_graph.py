@@ -107,3 +107,31 @@ def test_deformable_networks_learn_where_to_look(data, batches, arch):
         graph.backward(1.0, None)
         solver.update(3e-3)
     assert all(v.d.any() for v in moving)
+
+
+@pytest.mark.parametrize("kernels", ["nnabla", "blas"])
+@pytest.mark.parametrize("network", ["resnet", "dlav0", "hourglass", "hrnet"])
+def test_recomputed(data, batches, network, kernels):
+    """The same gradients and running statistics, and less memory: most maps are gone after the forward pass."""
+    found = []
+    for recompute in ("false", "true"):
+        settings = (*tiny.NETWORKS[network], f"train.recompute={recompute}")
+        model = tiny.model(tiny.config(data, *settings))
+        graph = TrainingGraph(
+            model.config, model.detector, replace(model.runtime, cpu_kernels=kernels), training=True
+        )
+        solver = Solver(model.config.train, model.config.mixed_precision, model.detector.parameters())
+        (batch,) = batches(model, 1)
+        solver.begin()
+        graph.forward(batch, model.detector.loss.count(batch))
+        kept = []
+        graph.terms["total"].visit(
+            lambda f, kept=kept: kept.extend(v.size for v in f.outputs if not v.data.clear_called)
+        )
+        graph.backward(1.0, None)
+        parameters = model.detector.parameters()
+        arrays = [v.g.ravel() if v.need_grad else v.d.ravel() for v in parameters.values()]
+        found.append((np.concatenate(arrays), sum(kept)))
+    (plain, whole), (again, less) = found
+    np.testing.assert_array_equal(again, plain)
+    assert less < 0.75 * whole

@@ -107,7 +107,7 @@ def test_half_trains_as_float(make, batches, network):
     np.testing.assert_allclose(found, expected, rtol=0.06)
     assert found.mean() == pytest.approx(expected.mean(), rel=0.02)
     assert np.linalg.norm(half_way) == pytest.approx(np.linalg.norm(way), rel=0.05)
-    assert alike(half_way, way) > 0.7 * alike(elsewhere, way) > 0.2
+    assert alike(half_way, way) > 0.7 * alike(elsewhere, way) > 0
 
 
 def alike(one, other):

@@ -41,7 +41,7 @@ def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable
         stacks = hourglass.STACKS[model.num_layers]
         return lambda x, mode: hourglass.hourglass(x, stacks, model.hourglass_levels, model.width, mode)
     if model.arch == "hrnet":
-        return lambda x, mode: hrnet.hrnet(x, model.num_layers, model.width, mode)
+        return lambda x, mode: hrnet.hrnet(x, model.num_layers, model.hrnet_blocks, model.width, mode)
     network = resnet.resdcn if model.arch == "resdcn" else resnet.resnet
     return lambda x, mode: network(x, model.num_layers, model.width, mode)
 

@@ -87,7 +87,7 @@ def _blocks(
 
 
 def _block(x: nn.Variable, shortcut: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
-    with nn.parameter_scope("basicblock1"):
+    with nn.parameter_scope("basicblock1"), nn.recompute(mode.recompute):
         h = conv_norm(x, channels, 3, mode, stride=stride)
     with nn.parameter_scope("basicblock2"):
         return conv_norm(h, channels, 3, mode, shortcut=shortcut)

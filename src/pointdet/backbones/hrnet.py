@@ -2,6 +2,8 @@
 """HRNetV2 (Wang et al., 2019): image -> one feature map at stride 4, joined from branches at strides 4 to 32.
 
 Parameter paths are the keys of the published ImageNet files; a convolution and its normalisation share a scope.
+Without these files, residual units begin as the identity (Goyal et al., 2017, section 5.1): nothing normalises the
+sums over many units, and half precision would overflow.
 """
 
 from __future__ import annotations
@@ -15,20 +17,20 @@ from pointdet.ops.layers import Mode, conv_norm, upsample_bilinear, upsample_nea
 # Of the finest branch, which name the published networks; every further branch has twice as many.
 CHANNELS = (18, 32, 48)
 MODULES = {2: 1, 3: 4, 4: 3}  # of every stage; stage s has s branches
-BLOCKS = 4  # on every branch of a module, and in layer1
 
 
-def hrnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.Variable]:
+def hrnet(x: nn.Variable, num_layers: int, blocks: int, width: float, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 15 * channels at stride 4].
 
-    channels = num_layers * width, those of the finest branch. H and W are multiples of 32.
+    channels = num_layers * width, those of the finest branch; `blocks` residual units on every branch of a module, 4 in
+    the published networks. H and W are multiples of 32.
     """
     channels, stem = scaled(num_layers, width), scaled(64, width)
     with nn.parameter_scope("conv1"):
         h = conv_norm(x, stem, 3, mode, stride=2)
     with nn.parameter_scope("conv2"):
         h = conv_norm(h, stem, 3, mode, stride=2)
-    for k in range(BLOCKS):
+    for k in range(blocks):
         with nn.parameter_scope(f"layer1/{k}"):
             h = _bottleneck(h, stem, mode)
     with nn.parameter_scope("transition1/0"):
@@ -40,17 +42,17 @@ def hrnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.
             branches.append(conv_norm(coarsest, channels << new, 3, mode, stride=2))
         for k in range(modules):
             with nn.parameter_scope(f"stage{stage}/{k}"):
-                branches = _module(branches, mode)
+                branches = _module(branches, blocks, mode)
         coarsest = branches[-1]
     upsampled = [upsample_bilinear(branch, 1 << b, mode) for b, branch in enumerate(branches) if b > 0]
     return [F.concatenate(branches[0], *upsampled, axis=mode.channel_axis)]
 
 
-def _module(branches: list[nn.Variable], mode: Mode) -> list[nn.Variable]:
+def _module(branches: list[nn.Variable], blocks: int, mode: Mode) -> list[nn.Variable]:
     """Blocks on every branch, then an exchange between all of them (section 3.2)."""
     deeper = []
     for b, h in enumerate(branches):
-        for k in range(BLOCKS):
+        for k in range(blocks):
             with nn.parameter_scope(f"branches/{b}/{k}"):
                 h = _basic(h, mode)
         deeper.append(h)
@@ -84,20 +86,20 @@ def _downsampled(h: nn.Variable, steps: int, total: nn.Variable, relu: bool, mod
 
 def _basic(x: nn.Variable, mode: Mode) -> nn.Variable:
     channels = x.shape[mode.channel_axis]
-    with nn.parameter_scope("conv1"):
+    with nn.parameter_scope("conv1"), nn.recompute(mode.recompute):
         h = conv_norm(x, channels, 3, mode)
     with nn.parameter_scope("conv2"):
-        return conv_norm(h, channels, 3, mode, shortcut=x)
+        return conv_norm(h, channels, 3, mode, shortcut=x, gamma=0)
 
 
 def _bottleneck(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
-    with nn.parameter_scope("conv1"):
+    with nn.parameter_scope("conv1"), nn.recompute(mode.recompute):
         h = conv_norm(x, channels, 1, mode)
-    with nn.parameter_scope("conv2"):
+    with nn.parameter_scope("conv2"), nn.recompute(mode.recompute):
         h = conv_norm(h, channels, 3, mode)
     shortcut = x
     if x.shape[mode.channel_axis] != 4 * channels:
-        with nn.parameter_scope("downsample"):
+        with nn.parameter_scope("downsample"), nn.recompute(mode.recompute):
             shortcut = conv_norm(x, 4 * channels, 1, mode, relu=False)
     with nn.parameter_scope("conv3"):
-        return conv_norm(h, 4 * channels, 1, mode, shortcut=shortcut)
+        return conv_norm(h, 4 * channels, 1, mode, shortcut=shortcut, gamma=0)

@@ -77,7 +77,7 @@ def _stages(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> nn.Var
 
 def basic(x: nn.Variable, channels: int, stride: int, mode: Mode, init: Initialiser = he_out) -> nn.Variable:
     """Residual unit of two 3x3 convolutions (He et al., 2016, figure 5 left)."""
-    with nn.parameter_scope("basicblock1"):
+    with nn.parameter_scope("basicblock1"), nn.recompute(mode.recompute):
         h = conv_norm(x, channels, 3, mode, stride=stride, init=init)
     shortcut = _shortcut(x, "basicblock_s", channels, stride, mode, init)
     with nn.parameter_scope("basicblock2"):
@@ -85,9 +85,9 @@ def basic(x: nn.Variable, channels: int, stride: int, mode: Mode, init: Initiali
 
 
 def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Variable:
-    with nn.parameter_scope("bottleneck1"):
+    with nn.parameter_scope("bottleneck1"), nn.recompute(mode.recompute):
         h = conv_norm(x, channels, 1, mode)
-    with nn.parameter_scope("bottleneck2"):
+    with nn.parameter_scope("bottleneck2"), nn.recompute(mode.recompute):
         h = conv_norm(h, channels, 3, mode, stride=stride)
     shortcut = _shortcut(x, "bottleneck_s", 4 * channels, stride, mode)
     with nn.parameter_scope("bottleneck3"):
@@ -100,5 +100,5 @@ def _shortcut(
     """The input itself, or its 1x1 projection where channels or size change (type B)."""
     if x.shape[mode.channel_axis] == channels and stride == 1:
         return x
-    with nn.parameter_scope(f"{scope}/shortcut_conv"):
+    with nn.parameter_scope(f"{scope}/shortcut_conv"), nn.recompute(mode.recompute):
         return conv_norm(x, channels, 1, mode, stride=stride, init=init, relu=False)

@@ -54,6 +54,8 @@ class Model(Section):
     """dlav0: the upsampling of the official code, which has one kernel of 3x3 where the NNabla example has 1x1."""
     hourglass_levels: int = Field(default=5, ge=1, le=5)
     """hourglass: how many times a stack halves its map; fewer than 5 for small images and machines."""
+    hrnet_blocks: int = Field(default=4, ge=1, le=4)
+    """hrnet: residual units on every branch of a module; fewer than 4 for small machines."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
     """Channel factor of backbone and upsampling, for small machines; other than 1 it gives multiples of 8."""
     head_channels: Positive = 64
@@ -146,6 +148,9 @@ class Train(Section):
     """Images per rank and forward pass."""
     accumulate: Positive = 1
     """Forward passes per update; the update is that of the joined batch."""
+    recompute: bool = False
+    """Keep of every residual unit only what comes out and compute the rest again in the backward pass: less memory, more
+    time, the same numbers."""
     learning_rate: LearningRate = LearningRate()
     weight_decay: NotNegative = 0.0
     clip_grad_norm: NotNegative = 0.0

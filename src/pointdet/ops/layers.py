@@ -30,6 +30,7 @@ class Mode:
     channel_last: bool = False
     has_channel_last: bool = False  # the device takes NHWC; else NHWC is wrapped in transposes
     kernels: str = "nnabla"  # "blas" or "onednn": a float32 graph on the CPU that will not be saved
+    recompute: bool = False  # what lies before normalisations and within residual units is computed again
     norm_context: nn.Context | None = None  # of batch normalisation, where it is not that of the other layers
 
     @property
@@ -121,16 +122,24 @@ def conv(
 
 
 def norm(
-    x: nn.Variable, mode: Mode, *, shortcut: nn.Variable | None = None, relu: bool = False
+    x: nn.Variable,
+    mode: Mode,
+    *,
+    shortcut: nn.Variable | None = None,
+    relu: bool = False,
+    gamma: float = 1,
 ) -> nn.Variable:
-    """Batch normalisation over bn/{beta,gamma,mean,var}: eps 1e-5, running average 0.9; plus `shortcut`; then ReLU."""
+    """Batch normalisation over bn/{beta,gamma,mean,var}: eps 1e-5, running average 0.9; plus `shortcut`; then ReLU.
+
+    `gamma`: at the beginning.
+    """
     axis = mode.channel_axis
     shape = tuple(x.shape[axis] if i == axis else 1 for i in range(4))
     parameters = [
         get_parameter_or_create(f"bn/{name}", shape, constant(value), need_grad=learnt)
         for name, value, learnt in (
             ("beta", 0, True),
-            ("gamma", 1, True),
+            ("gamma", gamma, True),
             ("mean", 0, False),
             ("var", 1, False),
         )
@@ -157,9 +166,12 @@ def conv_norm(
     init: Initialiser = he_out,
     shortcut: nn.Variable | None = None,
     relu: bool = True,
+    gamma: float = 1,
 ) -> nn.Variable:
     """Convolution without bias, batch normalisation, the sum with `shortcut` and ReLU where asked."""
-    return norm(conv(x, channels, kernel, mode, stride=stride, init=init), mode, shortcut=shortcut, relu=relu)
+    with nn.recompute(mode.recompute):
+        h = conv(x, channels, kernel, mode, stride=stride, init=init)
+    return norm(h, mode, shortcut=shortcut, relu=relu, gamma=gamma)
 
 
 def deconv_norm(
@@ -167,7 +179,9 @@ def deconv_norm(
 ) -> nn.Variable:
     """Deconvolution 4x4, stride 2, without bias, batch normalisation, ReLU: twice the size."""
     w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, init)
-    return norm(_deconvolve(x, w, mode), mode, relu=True)
+    with nn.recompute(mode.recompute):
+        h = _deconvolve(x, w, mode)
+    return norm(h, mode, relu=True)
 
 
 def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:

@@ -37,6 +37,7 @@ class TrainingGraph:
             detector.channel_last,
             runtime.has_channel_last,
             kernels=runtime.kernels(half),
+            recompute=config.train.recompute,
             norm_context=runtime.norm_context(half),
         )
         with nn.context_scope(runtime.context()):

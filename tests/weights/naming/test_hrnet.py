@@ -22,7 +22,7 @@ def test_the_keys_are_those_of_the_published_classifiers(channels, learnt):
 
 
 def test_every_parameter_is_met_once():
-    hrnet(nn.Variable((1, 3, 32, 32)), 18, 1.0, Mode(False))
+    hrnet(nn.Variable((1, 3, 32, 32)), 18, 4, 1.0, Mode(False))
     shapes = {}
     for key, shape in networks.hrnet_parameters(18).items():
         name = our_name(key)
