@@ -73,3 +73,18 @@ def test_corner_pool():
         (line,) = re.findall(rf"^{form}.*$", output, re.MULTILINE)
         forward, backward, *_ = (float(n) for n in re.findall(r"\d+\.\d+", line))
         assert forward > 0 and backward > 0
+
+
+def test_backbones():
+    output = run("backbones.py", "--size", 64, "--networks", "resnet_18", "--repeats", 1).stdout
+    parameters, gigaflop, forward, step, peak = row(output, "resnet_18")
+    assert parameters == pytest.approx(15.8) and 0 < forward < step and peak > 100
+    assert gigaflop == pytest.approx(45.3 / 64, abs=0.1)  # published for 512 x 512
+
+
+def test_memory():
+    settings = ["--size", 128, "--batch", 4, "--width", 0.25, "--repeats", 1, "--networks", "hourglass_52"]
+    output = run("memory.py", *settings).stdout
+    (line,) = re.findall("^hourglass_52.*$", output, re.MULTILINE)
+    peak, recomputed, saved = (float(number) for number in line.replace("%", "").split()[1:4])
+    assert recomputed < peak and saved == pytest.approx(100 * (1 - recomputed / peak), abs=1)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does every backbone cost with CenterNet's heads: parameters, arithmetic, forward pass, training step, memory?
+
+python benchmarks/backbones.py: 512 x 512, 80 classes, one image, on one core of the CPU, through the fastest kernels
+that are installed. A step is forward and backward, without the update; minima over repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+# Before NumPy is imported.
+THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "1"
+os.environ |= {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
+
+import machine
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from pointdet import runtime as runtimes
+from pointdet.backbones.catalogue import DEPTHS
+from pointdet.config.schema import Config, Dataset, Input, Model, Train
+from pointdet.detectors.base import Detector
+from pointdet.inference.network import build_graph
+from pointdet.structures import Batch
+from pointdet.training.graph import TrainingGraph
+from pointdet.training.start import fresh
+
+CLASSES = 80
+COLUMNS = ("parameters, M", "GFLOP", "forward, ms", "step, ms", "peak, MB")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=512, help="height and width [512]")
+    parser.add_argument("--batch", type=int, default=1, help="images [1]")
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
+    parser.add_argument("--threads", type=int, default=1, help="threads, and cores to run on [1]")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--recompute", action="store_true", help="train.recompute")
+    parser.add_argument("--networks", nargs="*", metavar="ARCH_LAYERS", help="e.g. resnet_18 hrnet_32 [all]")
+    parser.add_argument("--one", metavar="ARCH_LAYERS", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+        print(json.dumps(measure(args)))
+        return 0
+    print(machine.describe())
+    print(
+        f"width {args.width:g}, {args.size} x {args.size}, {CLASSES} classes, {args.batch} image(s), "
+        f"{args.threads} thread(s)"
+    )
+    print(f"{'':<16}" + "  ".join(f"{column:>13}" for column in COLUMNS))
+    for name in args.networks or [f"{arch}_{depth}" for arch, depths in DEPTHS.items() for depth in depths]:
+        row = in_process(name, *sys.argv[1:])
+        print(f"{name:<16}" + "  ".join(f"{row[column]:13.1f}" for column in COLUMNS), flush=True)
+    return 0
+
+
+def in_process(name: str, *arguments: object) -> dict[str, float]:
+    """The row of one network, from a process of its own: its peak is that of this network alone."""
+    command = [sys.executable, __file__, *map(str, arguments), "--one", name]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    row: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return row
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """The row of the network `args.one`, measured here."""
+    arch, _, depth = args.one.rpartition("_")
+    config = Config(
+        dataset=Dataset(dataset="benchmark", format="coco"),
+        model=Model(arch=arch, num_layers=int(depth), width=args.width),
+        input=Input(height=args.size, width=args.size),
+        train=Train(batch_size=args.batch, recompute=args.recompute),
+    )
+    runtime = runtimes.start()
+    model = fresh(config, tuple(map(str, range(CLASSES))), runtime)
+    batch = draw_batch(config, model.detector)
+    graph = TrainingGraph(config, model.detector, runtime)
+    divisors = np.ones(len(model.detector.loss.divisors))
+    learnt = model.detector.parameters(learnt_only=True)
+
+    def step() -> None:
+        for parameter in learnt.values():
+            parameter.grad.zero()
+        graph.forward(batch, divisors)
+        graph.backward(1.0, None)
+
+    seconds = fastest(step, args.repeats)
+    peak = peak_megabytes()
+    network = model.network()
+    return {
+        "parameters, M": sum(v.size for v in learnt.values()) / 1e6,
+        "GFLOP": gigaflops(model.detector, args.size),
+        "forward, ms": 1000 * fastest(lambda: network(batch["image"]), args.repeats),
+        "step, ms": 1000 * seconds,
+        "peak, MB": peak,
+    }
+
+
+def gigaflops(detector: Detector, size: int) -> float:
+    """Two for each multiply-add of the convolutions of one image."""
+    graph = build_graph(detector, runtimes.start(), half=False, shape=(1, size, size), exportable=True)
+    total = [0.0]
+
+    def count(function: nn.function.Function) -> None:
+        kind = function.info.type_name
+        if kind.endswith(("Convolution", "Deconvolution")):
+            cells = function.inputs[0] if kind == "Deconvolution" else function.outputs[0]
+            total[0] += 2.0 * function.inputs[1].size * cells.shape[2] * cells.shape[3]
+
+    F.sink(*graph.outputs.values()).visit(count)
+    return total[0] / 1e9
+
+
+def draw_batch(config: Config, detector: Detector) -> Batch:
+    """Noise for images, without objects: time does not depend on them."""
+    count, height, width = config.train.batch_size, config.input.height, config.input.width
+    colour = np.eye(3, 4, dtype=np.float32) / 128 - np.eye(1, 4, 3, dtype=np.float32)
+    targets = {
+        name: np.zeros((count, *shape), np.float32) for name, shape in detector.codec.target_shapes().items()
+    }
+    return {
+        "image": np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8),
+        "colour": np.repeat(colour[None], count, axis=0),
+        "weight": np.ones(count, np.float32),
+        **targets,
+    }
+
+
+def fastest(work: Callable[[], object], repeats: int) -> float:
+    best = np.inf
+    for _ in range(repeats + 1):  # the first one fetches memory
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return float(best)
+
+
+def peak_megabytes() -> float:
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
