@@ -31,7 +31,7 @@ from pointdet.config.schema import Config, Dataset, Input, Model, Train
 from pointdet.data.augment import normalisation
 from pointdet.data.shapes import draw_picture
 from pointdet.detectors.base import Codec, Variables
-from pointdet.detectors.ctdet.head import SCOPES
+from pointdet.detectors.ctdet.head import CtDetHead
 from pointdet.ops.cpu import onednn
 from pointdet.ops.layers import Mode, constant, conv
 from pointdet.structures import Annotation, Batch
@@ -48,22 +48,16 @@ Step = Callable[[], tuple[float, Seconds]]  # loss, seconds of its parts
 
 
 @dataclass(frozen=True)
-class SeparateHead:
-    """CtDetHead with a first convolution for each output; over the same parameters it gives the same numbers."""
-
-    num_classes: int
-    channels: int
-    heatmaps: tuple[str, ...]
-    class_bias: str
+class SeparateHead(CtDetHead):
+    """With a first convolution for each output; over the same parameters it gives the same numbers."""
 
     def __call__(self, feature: nn.Variable, mode: Mode) -> Variables:
         outputs = {}
-        for name, scope in SCOPES.items():
-            with nn.parameter_scope(f"{scope}_conv1"):
+        for name, branch in self.branches.items():
+            with nn.parameter_scope(f"{branch.scope}_conv1"):
                 hidden = F.relu(conv(feature, self.channels, 3, mode, bias_init=constant(0)))
-            with nn.parameter_scope(f"{scope}_final"):
-                channels = self.num_classes if name == "heatmap" else 2
-                outputs[name] = conv(hidden, channels, 1, mode, bias_init=constant(0))
+            with nn.parameter_scope(f"{branch.scope}_final"):
+                outputs[name] = conv(hidden, branch.channels, 1, mode, bias_init=constant(0))
         return outputs
 
 
@@ -101,7 +95,7 @@ def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], 
     runtime = runtimes.start(cpu_kernels=best)
     model = fresh(config, tuple(map(str, range(CLASSES))), runtime)
     joined = model.detector
-    head = SeparateHead(CLASSES, config.model.head_channels, joined.head.heatmaps, joined.head.class_bias)
+    head = SeparateHead(CLASSES, config.model.head_channels, legacy_heatmap_bias=False)
     separate = replace(joined, head=head)  # over the same parameters
     batch = draw_batch(config, joined.codec)
     networks = {
