@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views move image and boxes alike and bring boxes home; overlaps against loops; soft-NMS against golden."""
+"""Views move image and boxes alike and bring boxes home; overlaps against loops."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pointdet.geometry import View, overlaps, soft_nms
+from pointdet.geometry import View, overlaps
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN_VIEWS = np.load(FOLDER / "views.npz")
-GOLDEN_SOFT_NMS = np.load(FOLDER / "soft_nms.npz")
 VIEWS = {
     "fit": View.fit(90, 140, 64, 128),
     "fit zoomed": View.fit(91, 143, 128, 128, zoom=0.75),
@@ -203,22 +202,3 @@ def test_overlaps_of_points_and_of_nothing():
     assert overlaps(point, point, border=1.0).tolist() == [[1]]
     assert overlaps(nothing, point).shape == (0, 1)
     assert overlaps(point, nothing).shape == (1, 0)
-
-
-@pytest.mark.parametrize(("case", "sigma"), [("gaussian", 0.5), ("gaussian_sigma01", 0.1)])
-def test_soft_nms_is_golden(case, sigma):
-    boxes, scores = GOLDEN_SOFT_NMS["boxes"][:, :4], GOLDEN_SOFT_NMS["boxes"][:, 4]
-    before = scores.copy()
-    order, decayed = soft_nms(boxes, scores, sigma)
-    expected = GOLDEN_SOFT_NMS[case]
-    np.testing.assert_array_equal(boxes[order], expected[:, :4])
-    np.testing.assert_allclose(decayed, expected[:, 4], rtol=1e-5)
-    np.testing.assert_array_equal(scores, before)
-
-
-def test_soft_nms_of_nothing_and_of_one():
-    order, scores = soft_nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    assert order.shape == scores.shape == (0,)
-    order, scores = soft_nms(np.array([[0, 0, 9, 9]], np.float32), np.array([0.3], np.float32))
-    assert order.tolist() == [0]
-    assert scores == np.float32(0.3)

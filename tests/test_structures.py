@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pointdet.structures import Annotation, Detections
@@ -55,6 +57,14 @@ def test_join():
     assert joined.labels.tolist() == [1, 2, 3]
     assert joined.scores.tolist() == [0.5, 0.25, 1]
     assert joined.boxes.shape == (3, 4)
+
+
+def test_corner_scores_go_along_where_all_have_them():
+    corner_scores = np.arange(4, dtype=np.float32).reshape(2, 2)
+    found = replace(detections([1, 2], [0.5, 0.75]), corner_scores=corner_scores)
+    assert found.best(1).corner_scores.tolist() == [[2, 3]]
+    assert Detections.join([found, found[:1]]).corner_scores.tolist() == [[0, 1], [2, 3], [0, 1]]
+    assert Detections.join([found, detections([1], [0.5])]).corner_scores is None
 
 
 def test_join_of_nothing_has_the_right_types():

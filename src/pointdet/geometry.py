@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View (one affine map image <-> network input), box overlap and soft-NMS. NumPy and OpenCV only."""
+"""View (one affine map image <-> network input) and box overlap. NumPy and OpenCV only."""
 
 from __future__ import annotations
 
@@ -149,26 +149,3 @@ def overlaps(boxes: Floats, others: Floats, border: float = 0.0) -> npt.NDArray[
     union = area_a + area_b - common
     iou: npt.NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
     return iou
-
-
-def soft_nms(
-    boxes: Floats, scores: Floats, sigma: float = 0.5, floor: float = 0.001
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Gaussian soft-NMS (Bodla et al., 2017) of one class: indices kept, best first, and their decayed scores.
-
-    Each box multiplies the scores of the boxes after it by exp(-iou^2 / sigma); below `floor` a box is dropped.
-    Overlaps count a box's last pixel, as the published routine does.
-    """
-    scores = scores.astype(np.float32).copy()
-    left = np.arange(len(scores))
-    kept: list[int] = []
-    while len(left):
-        best = int(np.argmax(scores[left]))
-        index = left[best]
-        kept.append(int(index))
-        left = np.delete(left, best)
-        iou = overlaps(boxes[index : index + 1], boxes[left], border=1.0)[0]
-        scores[left] *= np.exp(-(iou**2) / sigma).astype(np.float32)
-        left = left[scores[left] >= floor]
-    order = np.asarray(kept, np.int64)
-    return order, scores[order]

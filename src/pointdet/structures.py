@@ -99,12 +99,16 @@ class Detections:
     boxes: npt.NDArray[np.float32]  # (N, 4)
     labels: npt.NDArray[np.int64]  # (N,)
     scores: npt.NDArray[np.float32]  # (N,) in [0, 1]
+    corner_scores: npt.NDArray[np.float32] | None = (
+        None  # (N, 2) of a detector by corners: top left, bottom right
+    )
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, keep: Array | slice) -> Detections:
-        return Detections(self.boxes[keep], self.labels[keep], self.scores[keep])
+        corner_scores = None if self.corner_scores is None else self.corner_scores[keep]
+        return Detections(self.boxes[keep], self.labels[keep], self.scores[keep], corner_scores)
 
     def best(self, count: int) -> Detections:
         """The ``count`` detections of highest score, best first; equal scores keep their order."""
@@ -112,9 +116,11 @@ class Detections:
 
     @staticmethod
     def join(parts: Sequence[Detections]) -> Detections:
-        """All detections of several lists, in the order given."""
+        """All detections of several lists, in the order given; with corner scores where all parts have them."""
+        corner_scores = [p.corner_scores for p in parts if p.corner_scores is not None]
         return Detections(
             np.concatenate([p.boxes for p in parts] or [np.zeros((0, 4), np.float32)]),
             np.concatenate([p.labels for p in parts] or [np.zeros(0, np.int64)]),
             np.concatenate([p.scores for p in parts] or [np.zeros(0, np.float32)]),
+            np.concatenate(corner_scores) if parts and len(corner_scores) == len(parts) else None,
         )

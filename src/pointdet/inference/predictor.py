@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from pointdet.config.schema import Input, Test
 from pointdet.errors import PointDetError
-from pointdet.geometry import View, soft_nms
+from pointdet.geometry import View
 from pointdet.structures import Detections, Maps
+from pointdet.suppression import SoftNms
 
 if TYPE_CHECKING:
     from pointdet.detectors.base import Codec
@@ -143,12 +144,5 @@ class Predictor:
         """
         found = Detections.join(parts)
         if len(parts) > 1 or self.test.soft_nms:
-            labels = np.unique(found.labels)
-            found = Detections.join([_suppress(found[found.labels == label]) for label in labels])
+            return SoftNms()(found, self.test.max_detections)
         return found.best(self.test.max_detections)
-
-
-def _suppress(found: Detections) -> Detections:
-    """Soft-NMS of the detections of one class."""
-    order, scores = soft_nms(found.boxes, found.scores)
-    return Detections(found.boxes[order], found.labels[order], scores)
