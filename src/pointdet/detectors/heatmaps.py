@@ -70,11 +70,17 @@ def peaks(
     A peak is a cell that none of its eight neighbours exceeds, so all cells of a plateau are peaks. Best
     first; equal scores come in the order of class, row, column. Fewer are returned where there are fewer.
     """
-    highest = np.empty(heatmap.shape, np.float32)
-    for plane, out in zip(heatmap, highest, strict=True):
-        cv2.dilate(plane, _NEIGHBOURS, dst=out)
-    cells = np.flatnonzero(heatmap == highest)
-    scores = heatmap.ravel()[cells]
+    values = np.empty(heatmap.shape, np.float32)  # of the peaks; 0 in all other cells
+    is_peak = np.empty(heatmap.shape, np.bool_)
+    for plane, value, peak in zip(heatmap, values, is_peak, strict=True):  # plane by plane, in the cache
+        cv2.dilate(plane, _NEIGHBOURS, dst=value)
+        np.equal(plane, value, out=peak)
+        np.multiply(plane, peak, out=value)
+    # The best class of each place: its `count` best are not yet the answer, but nothing below them is in it.
+    best = values.max(axis=0).ravel()
+    bound = np.partition(best, -count)[-count] if count < len(best) else 0
+    cells = np.flatnonzero(values >= bound if bound > 0 else is_peak)
+    scores = values.ravel()[cells]
     if len(cells) > count:
         # A partition does not say which of equal scores it takes: cut by value, then order the few left.
         enough = scores >= np.partition(scores, -count)[-count]
