@@ -81,6 +81,8 @@ def test_fit_shows_the_whole_image_as_large_as_possible(image_size, height, widt
         ((75, 110), {}, (96, 128)),
         ((96, 127), {}, (128, 128)),  # a side that is a multiple grows by one more
         ((75, 110), {"multiple": 128}, (128, 128)),
+        ((90, 180), {"multiple": 128, "short": (1, 1)}, (127, 255)),
+        ((127, 128), {"multiple": 128, "short": (1, 1)}, (127, 255)),
         ((75, 110), {"zoom": 0.5}, (64, 64)),
         ((75, 110), {"zoom": 1.25}, (96, 160)),
     ],
@@ -91,9 +93,10 @@ def test_keep_pads_to_the_next_multiple(image_size, settings, size):
     assert view.scale_x == view.scale_y == settings.get("zoom", 1.0)
 
 
-def test_keep_copies_every_pixel():
+@pytest.mark.parametrize("settings", [{}, {"multiple": 128, "short": (1, 1)}])
+def test_keep_copies_every_pixel(settings):
     image = GOLDEN_VIEWS["image"]
-    view = View.keep(*image.shape[:2])
+    view = View.keep(*image.shape[:2], **settings)
     top, left = int(view.shift_y), int(view.shift_x)
     expected = np.zeros((view.height, view.width, 3), np.uint8)
     expected[top : top + image.shape[0], left : left + image.shape[1]] = image

@@ -54,15 +54,23 @@ class View:
         return View.centred(centre, zoom * min(height / image_height, width / image_width), height, width)
 
     @staticmethod
-    def keep(image_height: int, image_width: int, zoom: float = 1.0, multiple: int = 32) -> View:
+    def keep(
+        image_height: int,
+        image_width: int,
+        zoom: float = 1.0,
+        multiple: int = 32,
+        short: tuple[int, int] = (0, 0),
+    ) -> View:
         """The image at its own resolution times `zoom`, centred on black with sides of the next larger multiple.
 
-        The published "keep_res" view: a side that already is a multiple grows by one more.
+        The published "keep_res" view: a side that already is a multiple grows by one more. Height and width are then
+        `short` of it: by 1 for CornerNet's published views.
         """
         zoomed_height, zoomed_width = int(image_height * zoom), int(image_width * zoom)
-        height = (zoomed_height // multiple + 1) * multiple
-        width = (zoomed_width // multiple + 1) * multiple
-        return View.centred(((zoomed_width // 2) / zoom, (zoomed_height // 2) / zoom), zoom, height, width)
+        height = (zoomed_height // multiple + 1) * multiple - short[0]
+        width = (zoomed_width // multiple + 1) * multiple - short[1]
+        top, left = height // 2 - zoomed_height // 2, width // 2 - zoomed_width // 2
+        return View(height, width, scale_x=zoom, scale_y=zoom, shift_x=left, shift_y=top)
 
     def warp(
         self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8] | None = None

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointdet.config.schema import CtDet, Input, Test
+from pointdet.config.schema import CornerNet, CtDet, Input, Test
+from pointdet.detectors.cornernet.codec import CornerNetCodec
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.errors import PointDetError
 from pointdet.inference.predictor import Predictor
@@ -59,6 +60,47 @@ def test_detections_are_golden(case, golden, golden_image):
     expected = expected[np.argsort(-expected[:, 4], kind="stable")]
     found = predictor(network, CASES[case])(golden_image)
     assert len(found) == 100
+    np.testing.assert_allclose(found.scores, expected[:, 4], rtol=1e-5)
+    np.testing.assert_array_equal(found.labels + 1, expected[:, 5])
+    np.testing.assert_allclose(found.boxes, expected[:, :4], rtol=1e-5, atol=1e-4)
+
+
+MERGED = {"merge_exponent": 10}
+# file and case -> the detector and test settings it was made with
+CORNERNET_CASES = {
+    ("cornernet_e2e", "single"): ({}, Test(flip=True)),
+    ("cornernet_e2e", "single_linear"): ({"suppression": "linear"}, Test(flip=True)),
+    ("cornernet_e2e", "single_nms"): ({"suppression": "hard"}, Test(flip=True, max_detections=60)),
+    ("cornernet_e2e", "merge10"): (MERGED, Test(flip=True)),
+    ("cornernet_e2e", "ms"): (MERGED, Test(flip=True, scales=(0.6, 1.0, 1.5))),
+    ("cornernet_simple_e2e", "single"): (MERGED, Test(max_detections=128)),
+    ("cornernet_simple_e2e", "single_flip"): (MERGED, Test(flip=True, max_detections=128)),
+}
+
+
+@pytest.mark.parametrize(("file", "case"), CORNERNET_CASES)
+def test_published_cornernet_detections_are_reproduced(file, case):
+    arrays = np.load(FOLDER / f"{file}.npz")
+    settings, test = CORNERNET_CASES[file, case]
+    scales = iter(test.scales)
+
+    def network(images):
+        scale = next(scales)
+        maps = {}
+        for corner in ("top_left", "bottom_right"):
+            logits = arrays[f"{scale:g}/{corner}_logits"]
+            assert images.shape[1:3] == tuple(4 * side - 1 for side in logits.shape[2:])
+            maps[f"{corner}_heatmap"] = (1 / (1 + np.exp(-logits))).astype(np.float32)
+            for name in ("offset", "tag"):
+                maps[f"{corner}_{name}"] = arrays[f"{scale:g}/{corner}_{name}"]
+        return {name: array[: len(images)] for name, array in maps.items()}
+
+    codec = CornerNetCodec.of(CornerNet(published=True, **settings), 4, 511, 511)
+    test = test.model_copy(update={"keep_resolution": True})
+    predict = Predictor(network, codec, Input(height=511, width=511), test, list("abcd"), multiple=128)
+    expected = arrays[case]
+    expected = expected[np.argsort(-expected[:, 4], kind="stable")]
+    found = predict(np.zeros((*arrays["image_size"], 3), np.uint8))
     np.testing.assert_allclose(found.scores, expected[:, 4], rtol=1e-5)
     np.testing.assert_array_equal(found.labels + 1, expected[:, 5])
     np.testing.assert_allclose(found.boxes, expected[:, :4], rtol=1e-5, atol=1e-4)
@@ -138,7 +180,7 @@ def test_the_second_half_of_a_flip_batch_is_mirrored():
     predict.predict([drawn(*scene) for scene in SCENES])
     (images,) = seen
     np.testing.assert_array_equal(images[3:], images[:3, :, ::-1])
-    np.testing.assert_array_equal(images[0], predict.prepare(drawn(*SCENES[0]))[0][1])
+    np.testing.assert_array_equal(images[0], predict.prepare(drawn(*SCENES[0])).windows[0][1])
 
 
 def test_prepared_images_give_the_same():

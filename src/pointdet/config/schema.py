@@ -125,6 +125,26 @@ class CtDet(Section):
     """Start the heatmap head's first bias at -2.19 too, as the NNabla example did (its units are dead at first)."""
 
 
+class CornerNet(Section):
+    name: Literal["cornernet"] = "cornernet"
+    max_objects: Positive = 128
+    """Objects trained per image; further ones are left out (and counted)."""
+    min_overlap: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """IoU that a box keeps when its corners are off by the radius of their Gaussians."""
+    top_k: Positive = 100
+    """Corners of each kind that are paired, over all classes together."""
+    candidates: Positive = 1000
+    """Pairs that reach the suppression, for each scale and each mirror image; never fewer than test.max_detections."""
+    tag_distance: NotNegative = 0.5
+    """Corners whose tags are farther apart than this are of two objects. Less helps where boxes span two objects."""
+    suppression: Literal["gaussian", "linear", "hard"] = "gaussian"
+    """Soft-NMS, which this detector always has: sigma 0.5 (gaussian), IoU 0.5 (linear, hard)."""
+    merge_exponent: NotNegative = 0.0
+    """Above 0, boxes that suppress others move to a mean with them; published: 10, with several scales. 0 is off."""
+    published: bool = False
+    """Detections as in the published numbers: mirrored boxes a pixel aside, and soft-NMS with its two faults."""
+
+
 class LearningRate(Section):
     base_lr: float = Field(default=5e-4, gt=0.0)
     """For the whole batch of all ranks, reached after the warm-up."""
@@ -220,6 +240,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        height, width = self.input.height, self.input.width
+        if height % 32 or width % 32:
+            raise ValueError(f"input.height and width must be multiples of 32, not {height} x {width}")
         rate = self.train.learning_rate
         if rate.warmup_epochs > self.train.num_epochs:
             raise ValueError(

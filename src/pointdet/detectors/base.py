@@ -53,11 +53,17 @@ class Codec(Protocol):
     def encode(self, annotation: Annotation, targets: Maps) -> int:
         """Fill `targets` from boxes_input; returns the number of objects that found no place."""
 
-    def decode(self, maps: Maps, count: int) -> Detections:
-        """The `count` best detections (boxes_input) of one image's maps as the inference network gives them."""
+    def decode(self, maps: Maps, count: int, mirrored: Maps | None = None) -> Detections:
+        """What the maps of an image, and of its mirror image, show: boxes_input, at least the `count` best.
 
-    def merge_mirrored(self, maps: Maps, mirrored: Maps) -> Maps:
-        """The maps of an image and of its mirror image as one."""
+        Maps are those of one image as the inference network gives them.
+        """
+
+    def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
+        """The `count` best, best first, of what was decoded of one image at all scales: boxes_image.
+
+        height, width: of the image. suppress: soft-NMS is asked for, or there are several scales.
+        """
 
 
 @dataclass(frozen=True)

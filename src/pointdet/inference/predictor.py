@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -15,15 +16,22 @@ from pointdet.config.schema import Input, Test
 from pointdet.errors import PointDetError
 from pointdet.geometry import View
 from pointdet.structures import Detections, Maps
-from pointdet.suppression import SoftNms
 
 if TYPE_CHECKING:
     from pointdet.detectors.base import Codec
     from pointdet.inference.restore import Model
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
-Prepared = list[tuple[View, Image]]  # one image as the network sees it, at each scale
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image as the network sees it, at each scale."""
+
+    height: int  # of the image
+    width: int
+    windows: list[tuple[View, Image]]
 
 
 class Network(Protocol):
@@ -89,27 +97,34 @@ class Predictor:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise PointDetError(f"an image must be a BGR uint8 array (height, width, 3), not {given}")
-        views = [self._view(image.shape[0], image.shape[1], scale) for scale in self.test.scales]
-        return [(view, view.warp(image)) for view in views]
+        height, width, _ = image.shape
+        views = [self._view(height, width, scale) for scale in self.test.scales]
+        return Prepared(height, width, [(view, view.warp(image)) for view in views])
 
     def detect(self, images: Sequence[Prepared]) -> list[Detections]:
         """The work of the network and after it, for prepared images: what a call returns, for each."""
-        found = iter(self._run([window for windows in images for window in windows], self._decode))
-        return [self._merge([next(found) for _ in windows]) for windows in images]
+        found = iter(self._run([window for image in images for window in image.windows], self._decode))
+        return [self._select(image, [next(found) for _ in image.windows]) for image in images]
 
     def maps(self, image: Image) -> list[tuple[Image, Maps]]:
-        """What detections are read from, to be looked at: input image and maps (C, h, w) for each scale."""
-        windows = self.prepare(image)
-        maps = self._run(windows, lambda _, maps: {name: array.copy() for name, array in maps.items()})
+        """What detections are read from, to be looked at: input image and maps (C, h, w) for each scale.
+
+        They are the image's own; what its mirror image adds is not in them.
+        """
+        windows = self.prepare(image).windows
+        maps = self._run(windows, lambda _, maps, mirrored: {name: own.copy() for name, own in maps.items()})
         return [(pixels, own) for (_, pixels), own in zip(windows, maps, strict=True)]
 
     def _view(self, height: int, width: int, scale: float) -> View:
         if self.test.keep_resolution:
-            return View.keep(height, width, scale, self.granularity)
+            short = (-self.input.height % 4, -self.input.width % 4)  # 1 for CornerNet's 511 x 511
+            return View.keep(height, width, scale, self.granularity, short)
         return View.fit(height, width, self.input.height, self.input.width, scale)
 
-    def _run(self, windows: Prepared, read: Callable[[View, Maps], Result]) -> list[Result]:
-        """`read(view, maps)` of each window, in their order; inputs of the same size go in batches."""
+    def _run(
+        self, windows: Sequence[tuple[View, Image]], read: Callable[[View, Maps, Maps | None], Result]
+    ) -> list[Result]:
+        """`read(view, maps, mirrored)` of each window, in their order; inputs of the same size go in batches."""
         same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, (_, pixels) in enumerate(windows):
             same_size[pixels.shape].append(place)
@@ -118,31 +133,28 @@ class Predictor:
         for places in same_size.values():
             for batch in (places[start : start + step] for start in range(0, len(places), step)):
                 for place, maps in zip(batch, self._forward([windows[i][1] for i in batch]), strict=True):
-                    results[place] = read(windows[place][0], maps)
+                    results[place] = read(windows[place][0], *maps)
         return [results[place] for place in range(len(windows))]
 
-    def _forward(self, inputs: Sequence[Image]) -> list[Maps]:
-        """The maps (C, h, w) of inputs of one size, from one pass; the mirror images join it if asked for."""
+    def _forward(self, inputs: Sequence[Image]) -> list[tuple[Maps, Maps | None]]:
+        """The maps (C, h, w) of inputs of one size and of their mirror images, if asked for, from one pass."""
         images = np.stack(inputs)
         if self.test.flip:
             images = np.concatenate([images, images[:, :, ::-1]])
         batch = self.network(images)
         maps = [{name: array[index] for name, array in batch.items()} for index in range(len(images))]
-        if not self.test.flip:
-            return maps
-        own, mirrored = maps[: len(inputs)], maps[len(inputs) :]
-        return [self.codec.merge_mirrored(*pair) for pair in zip(own, mirrored, strict=True)]
+        mirrored = maps[len(inputs) :] if self.test.flip else [None] * len(inputs)
+        return list(zip(maps[: len(inputs)], mirrored, strict=True))
 
-    def _decode(self, view: View, maps: Maps) -> Detections:
-        found = self.codec.decode(maps, self.test.max_detections)
-        return Detections(view.boxes_to_image(found.boxes), found.labels, found.scores)
+    def _decode(self, view: View, maps: Maps, mirrored: Maps | None) -> Detections:
+        found = self.codec.decode(maps, self.test.max_detections, mirrored)
+        return replace(found, boxes=view.boxes_to_image(found.boxes))
 
-    def _merge(self, parts: list[Detections]) -> Detections:
+    def _select(self, image: Prepared, parts: list[Detections]) -> Detections:
         """The detections of all scales as one list, best first.
 
-        Several scales find the same object several times, so they always go through soft-NMS, class by class.
+        Several scales find the same object several times, so they always go through soft-NMS.
         """
+        suppress = len(parts) > 1 or self.test.soft_nms
         found = Detections.join(parts)
-        if len(parts) > 1 or self.test.soft_nms:
-            return SoftNms()(found, self.test.max_detections)
-        return found.best(self.test.max_detections)
+        return self.codec.select(found, image.height, image.width, suppress, self.test.max_detections)

@@ -11,6 +11,7 @@ import numpy as np
 from pointdet.config.schema import CtDet
 from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
 from pointdet.structures import Annotation, Detections, Maps
+from pointdet.suppression import SoftNms
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,23 @@ class CtDetCodec:
         targets["positives"][0] = len(set(zip(labels.tolist(), index.tolist(), strict=True)))
         return len(visible) - count
 
-    def decode(self, maps: Maps, count: int) -> Detections:
+    def decode(self, maps: Maps, count: int, mirrored: Maps | None = None) -> Detections:
         """At most `count` detections, boxes_input, best first, from the maps of one image.
 
         heatmap (C, h, w), probabilities; size (2, h, w), width and height, and offset (2, h, w), x and y, are
-        in cells.
+        in cells. Those of the mirror image are averaged with the image's.
         """
+        if mirrored is not None:
+            maps = self.merge_mirrored(maps, mirrored)
         labels, ys, xs, scores = peaks(maps["heatmap"], count)
         centres = np.stack([xs, ys], axis=1) + maps["offset"][:, ys, xs].T
         halves = maps["size"][:, ys, xs].T / 2
         boxes_cells = np.concatenate([centres - halves, centres + halves], axis=1)
         return Detections((boxes_cells * self.stride).astype(np.float32), labels, scores)
+
+    def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
+        """The `count` best, after soft-NMS where it is asked for; boxes may stick out of the image."""
+        return SoftNms()(found, count) if suppress else found.best(count)
 
     def merge_mirrored(self, maps: Maps, mirrored: Maps) -> Maps:
         """The maps of one image, averaged with those of its mirror image.
