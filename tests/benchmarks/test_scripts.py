@@ -88,3 +88,10 @@ def test_memory():
     (line,) = re.findall("^hourglass_52.*$", output, re.MULTILINE)
     peak, recomputed, saved = (float(number) for number in line.replace("%", "").split()[1:4])
     assert recomputed < peak and saved == pytest.approx(100 * (1 - recomputed / peak), abs=1)
+
+
+def test_decode():
+    output = run("decode.py", "--repeats", 1).stdout
+    total = row(output, "decode  ")[0] + row(output, "soft-NMS  ")[0]
+    assert float(re.search(r"decode \+ soft-NMS = (\S+) ms", output)[1]) == pytest.approx(total, abs=0.02)
+    assert "1000 candidates" in output

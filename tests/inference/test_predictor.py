@@ -97,7 +97,7 @@ def test_published_cornernet_detections_are_reproduced(file, case):
 
     codec = CornerNetCodec.of(CornerNet(published=True, **settings), 4, 511, 511)
     test = test.model_copy(update={"keep_resolution": True})
-    predict = Predictor(network, codec, Input(height=511, width=511), test, list("abcd"), multiple=128)
+    predict = Predictor(network, codec, Input(height=511, width=511), test, list("abcd"), granularity=128)
     expected = arrays[case]
     expected = expected[np.argsort(-expected[:, 4], kind="stable")]
     found = predict(np.zeros((*arrays["image_size"], 3), np.uint8))
