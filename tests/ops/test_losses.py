@@ -5,7 +5,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from pointdet.ops.losses import gather_cells, heatmap_focal, masked_l1
+from pointdet.ops.losses import gather_cells, heatmap_focal, masked_l1, masked_smooth_l1, pull_and_push
 
 RNG = np.random.default_rng(0)
 
@@ -47,3 +47,27 @@ def test_masked_l1():
     expected = (np.abs(predicted - target).sum(2) * mask).sum()
     assert run(masked_l1, predicted, target, mask, 3.0) == pytest.approx(expected / (6 + 1e-4), rel=1e-5)
     assert run(masked_l1, predicted, target, 0 * mask, 0.0) == 0
+
+
+def test_masked_smooth_l1():
+    predicted, target = 2 * RNG.standard_normal((2, 4, 2)), RNG.standard_normal((2, 4, 2))
+    mask = np.array([[1, 1, 0, 1], [1, 0, 0, 0]])
+    distance = np.abs(predicted - target)
+    expected = np.where(distance < 1, distance**2 / 2, distance - 0.5).sum(2) * mask
+    found = run(masked_smooth_l1, predicted, target, mask, 4.0)
+    assert found == pytest.approx(expected.sum() / (4 + 1e-4), rel=1e-5)
+    assert run(masked_smooth_l1, predicted, target, 0 * mask, 0.0) == 0
+
+
+def test_pull_and_push():
+    first, second = RNG.standard_normal((4, 7)), RNG.standard_normal((4, 7))
+    mask = np.arange(7) < np.array([[5], [2], [1], [0]])
+    pull, push = np.zeros(4), np.zeros(4)
+    for image, count in enumerate(mask.sum(axis=1)):
+        mean = (first[image] + second[image]) / 2
+        for j in range(count):
+            pull[image] += ((first[image, j] - mean[j]) ** 2 + (second[image, j] - mean[j]) ** 2) / count
+            for k in set(range(count)) - {j}:
+                push[image] += max(0, 1 - abs(mean[j] - mean[k])) / (count * (count - 1))
+    np.testing.assert_allclose(run(lambda *a: pull_and_push(*a)[0], first, second, mask), pull, rtol=2e-4)
+    np.testing.assert_allclose(run(lambda *a: pull_and_push(*a)[1], first, second, mask), push, rtol=2e-4)

@@ -131,6 +131,12 @@ class CornerNet(Section):
     """Objects trained per image; further ones are left out (and counted)."""
     min_overlap: float = Field(default=0.3, gt=0.0, lt=1.0)
     """IoU that a box keeps when its corners are off by the radius of their Gaussians."""
+    pull_weight: NotNegative = 0.5
+    push_weight: NotNegative = 0.5
+    offset_weight: NotNegative = 1.0
+    embedding_loss: Literal["mean", "published"] = "mean"
+    """Pull and push: the mean over images, whatever the batch and the ranks, or their sum over the images of each
+    forward pass, for which the published weights are 0.1 (at 5 images)."""
     top_k: Positive = 100
     """Corners of each kind that are paired, over all classes together."""
     candidates: Positive = 1000

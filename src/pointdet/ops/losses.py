@@ -47,3 +47,31 @@ def masked_l1(
     distance = F.absolute_error(predicted, target)
     per_object = F.sum(distance, axis=2)
     return F.sum(per_object * mask) / (2 * objects + 1e-4)
+
+
+def masked_smooth_l1(
+    predicted: nn.Variable, target: nn.Variable, mask: nn.Variable, objects: nn.Variable
+) -> nn.Variable:
+    """Sum of the smooth L1 distance over (B, M, K) where mask (B, M) is 1, divided by objects + 1e-4."""
+    per_object = F.sum(F.huber_loss(predicted, target, 1.0), axis=2) * 0.5  # NNabla's is twice as large
+    return F.sum(per_object * mask) / (objects + 1e-4)
+
+
+def pull_and_push(
+    first: nn.Variable, second: nn.Variable, mask: nn.Variable
+) -> tuple[nn.Variable, nn.Variable]:
+    """How far the two tags of an object are apart, and how close objects are to each other: (B,) and (B,).
+
+    first, second: (B, M), the tags of the two corners; mask (B, M). Law & Deng, 2018, eq. 4 and 5: the mean over the
+    objects of an image, and over all pairs of two. The published push also has a constant, about 1 in images of one
+    object, which no gradient sees.
+    """
+    count = F.sum(mask, axis=1)
+    pull = F.sum(F.squared_error(first, second) * mask, axis=1) * 0.5 / (count + 1e-4)
+    b, m = mask.shape
+    mean = (first + second) * 0.5
+    apart = F.abs(F.reshape(mean, (b, m, 1)) - F.reshape(mean, (b, 1, m)))
+    both = F.reshape(mask, (b, m, 1)) * F.reshape(mask, (b, 1, m))
+    close = F.sum(F.relu(1 - apart) * both, axis=(1, 2))
+    push = (close - count) / (count * (count - 1) + 1e-4)  # each object is at distance 0 from itself
+    return pull, push

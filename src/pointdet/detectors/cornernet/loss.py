@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Focal heatmaps + pull and push of tags + smooth L1 offsets (Law and Deng, 2018, eq. 1 to 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+import numpy.typing as npt
+
+from pointdet.config.schema import CornerNet
+from pointdet.detectors.cornernet.codec import CORNERS
+from pointdet.ops.losses import gather_cells, heatmap_focal, masked_smooth_l1, pull_and_push
+from pointdet.structures import Batch
+
+
+@dataclass(frozen=True)
+class CornerNetLoss:
+    """Each term is averaged over stacks; images of weight 0 count nowhere."""
+
+    pull_weight: float = 0.5
+    push_weight: float = 0.5
+    offset_weight: float = 1.0
+    embedding_loss: Literal["mean", "published"] = "mean"
+    divisors: tuple[str, ...] = (*(f"{corner}_positives" for corner in CORNERS), "objects", "images")
+
+    @staticmethod
+    def of(detector: CornerNet) -> CornerNetLoss:
+        """The loss of a configuration."""
+        return CornerNetLoss(
+            detector.pull_weight, detector.push_weight, detector.offset_weight, detector.embedding_loss
+        )
+
+    def count(self, batch: Batch) -> npt.NDArray[np.float64]:
+        """Cells of both heatmaps that are exactly 1, objects, and images of one batch.
+
+        The published sum of pull and push over a batch is the mean over batches: to it a batch is one image.
+        """
+        weight = batch["weight"].astype(np.float64)
+        images = weight.sum()
+        return np.array(
+            [
+                *(np.sum(batch[f"{corner}_positives"][:, 0] * weight) for corner in CORNERS),
+                np.sum(batch["mask"].sum(axis=1) * weight),
+                images if self.embedding_loss == "mean" else float(images > 0),
+            ]
+        )
+
+    def __call__(
+        self,
+        stacks: list[dict[str, nn.Variable]],
+        targets: dict[str, nn.Variable],
+        divisors: dict[str, nn.Variable],
+    ) -> dict[str, nn.Variable]:
+        """Terms "heatmap", "pull", "push", "offset" and "total", each one number."""
+        each = [self._of_stack(outputs, targets, divisors) for outputs in stacks]
+        means = {name: sum((s[name] for s in each[1:]), each[0][name]) * (1 / len(each)) for name in each[0]}
+        total = (
+            means["heatmap"]
+            + self.pull_weight * means["pull"]
+            + self.push_weight * means["push"]
+            + self.offset_weight * means["offset"]
+        )
+        return {**means, "total": total}
+
+    def _of_stack(
+        self,
+        outputs: dict[str, nn.Variable],
+        targets: dict[str, nn.Variable],
+        divisors: dict[str, nn.Variable],
+    ) -> dict[str, nn.Variable]:
+        weight = targets["weight"]
+        mask = targets["mask"] * F.reshape(weight, (-1, 1))
+        heatmaps, offsets, tags = [], [], []
+        for corner in CORNERS:
+            heatmap, index = f"{corner}_heatmap", targets[f"{corner}_index"]
+            positives = divisors[f"{corner}_positives"]
+            heatmaps.append(heatmap_focal(outputs[heatmap], targets[heatmap], weight, positives))
+            offset = gather_cells(outputs[f"{corner}_offset"], index)
+            offsets.append(masked_smooth_l1(offset, targets[f"{corner}_offset"], mask, divisors["objects"]))
+            tags.append(F.reshape(gather_cells(outputs[f"{corner}_tag"], index), index.shape))
+        pull, push = pull_and_push(tags[0], tags[1], mask)
+        images = F.maximum_scalar(divisors["images"], 1)
+        return {
+            "heatmap": heatmaps[0] + heatmaps[1],
+            "pull": F.sum(pull) / images,
+            "push": F.sum(push) / images,
+            "offset": offsets[0] + offsets[1],
+        }
