@@ -108,6 +108,8 @@ def test_a_mirrored_view_mirrors_pixels_and_swaps_the_sides_of_boxes():
     height, width = image.shape[:2]
     view = View(height, width, scale_x=-1.0, scale_y=1.0, shift_x=width - 1.0, shift_y=0.0)
     np.testing.assert_array_equal(view.warp(image), image[:, ::-1])
+    whole = View(height, width, scale_x=1.0, scale_y=1.0, shift_x=0.0, shift_y=0.0)
+    assert whole.mirrored() == view and view.mirrored() == whole
     boxes = np.array([[10, 20, 30, 50]], np.float32)
     assert view.boxes_to_input(boxes).tolist() == [[width - 31, 20, width - 11, 50]]
     np.testing.assert_array_equal(view.boxes_to_image(view.boxes_to_input(boxes)), boxes)

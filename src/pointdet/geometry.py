@@ -72,6 +72,10 @@ class View:
         top, left = height // 2 - zoomed_height // 2, width // 2 - zoomed_width // 2
         return View(height, width, scale_x=zoom, scale_y=zoom, shift_x=left, shift_y=top)
 
+    def mirrored(self) -> View:
+        """The same window as its mirror image: column x is where column width - 1 - x was."""
+        return replace(self, scale_x=-self.scale_x, shift_x=self.width - 1 - self.shift_x)
+
     def warp(
         self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pointdet.config.load import dump, load
+from pointdet.config.schema import CornerNet, CtDet
 from pointdet.errors import PointDetError
 
 MINIMAL = """\
@@ -92,6 +93,37 @@ def test_unknown_key_names_line_and_nearest(written):
 def test_unknown_key_of_an_inner_section(written):
     path = written(MINIMAL.replace("base_lr", "bas_lr"))
     assert sentence(path) == f"{path}, line 8: unknown key train.learning_rate.bas_lr; did you mean base_lr?"
+
+
+def test_a_detector_is_chosen_by_its_name(written):
+    config = load(written(MINIMAL))
+    assert config.detector == CtDet()
+    assert load(written(MINIMAL), ["detector.max_objects=5"]).detector == CtDet(max_objects=5)
+    path = written(MINIMAL + "detector: {name: cornernet, top_k: 50}\ninput: {height: 511, width: 511}\n")
+    config = load(path, ["detector.candidates=70"])
+    assert config.detector == CornerNet(top_k=50, candidates=70)
+    assert load(written(dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("{name: cornernet, topk: 5}", "line 9: unknown key detector.topk; did you mean top_k?"),
+        (
+            "{name: cornernet, radius: iou}",
+            "line 9: unknown key detector.radius; ",
+        ),
+        ("{top_k: 5}", "line 9: unknown key detector.top_k; known keys here: name, max_objects, radius"),
+        ("{name: cornernet, top_k: 0}", "line 9: detector.top_k: input should be greater than"),
+        (
+            "{name: cornet}",
+            "line 9: detector.name: input should be one of 'ctdet', 'cornernet' (given: 'cornet')",
+        ),
+        ("5", "line 9: detector: input should be a valid dict"),
+    ],
+)
+def test_wrong_settings_of_a_detector(written, settings, told):
+    assert told in sentence(written(f"{MINIMAL}detector: {settings}\n"))
 
 
 def test_unknown_section_with_nothing_near_lists_what_there_is(written):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,52 @@ def test_pixels_of_a_published_mirrored_sample(golden: Golden) -> None:
     view = golden_view(case, "train_crop_flip", case["image_bgr"].shape[1])
     difference = view.warp(case["image_bgr"]).astype(int) - case["train_crop_flip/pixels"]
     assert np.abs(difference).max() <= 2
+
+
+class Drawn:
+    """Gives a published sample's window, which was drawn with a smaller border, instead of drawing one."""
+
+    def __init__(self, case: dict[str, Any], name: str) -> None:
+        self.scale, x, y, mirrored = case[f"{name}/scale_cx_cy_mirrored"].tolist()
+        self.centre, self.mirrored = [int(x), int(y)], bool(mirrored)
+
+    def choice(self, scales: tuple[float, ...]) -> float:
+        assert self.scale in scales
+        return self.scale
+
+    def integers(self, low: int, high: int) -> int:
+        return self.centre.pop(0)
+
+    def random(self) -> float:
+        return 0.0 if self.mirrored else 1.0
+
+
+@pytest.mark.parametrize("name", ["crop", "crop_mirrored"])
+def test_published_samples_of_cornernet(golden: Golden, name: str) -> None:
+    case = golden("cornernet_augment.npz")
+    augmenter = Augmenter(schema.Augment(crop_window="input"), schema.Input(height=127, width=127))
+    view = augmenter.draw_view(90, 140, Drawn(case, name))  # type: ignore[arg-type]
+    corners_cells = np.clip(view.boxes_to_input(case["boxes"]), 0, 126).reshape(-1, 2, 2) * (32 / 127)
+    seen = (corners_cells[:, 1] > corners_cells[:, 0]).all(axis=1)
+    for corner, published in enumerate(("top_left", "bottom_right")):
+        np.testing.assert_allclose(corners_cells[seen, corner], case[f"{name}/{published}"], atol=2e-5)
+    # The published image is resized by its pixels' edges, its boxes by their centres; ours go together. And at the
+    # edge of the window, the published image repeats its last pixel where ours looks beyond.
+    aside_x, aside_y = (np.sign(s) * (abs(s) - 1) / 2 for s in (view.scale_x, view.scale_y))
+    edges = replace(view, shift_x=view.shift_x + aside_x, shift_y=view.shift_y + aside_y)
+    difference = edges.warp(case["image"]).astype(int) - case[f"{name}/pixels"]
+    assert np.abs(difference[3:-3, 3:-3]).max() <= 2
+
+
+def test_windows_in_pixels_of_the_image() -> None:
+    settings = schema.Augment(crop_window="input", flip=0.0)
+    augmenter = Augmenter(settings, schema.Input(height=255, width=511))
+    generator = rng()
+    for height, width in [(300, 500), (2000, 3000)]:
+        views = [augmenter.draw_view(height, width, generator) for _ in range(400)]
+        windows = {(round(511 / view.scale_x, 9), round(255 / view.scale_y, 9)) for view in views}
+        factors = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+        assert windows == {(int(511 * factor), int(255 * factor)) for factor in factors}
 
 
 @pytest.mark.parametrize(

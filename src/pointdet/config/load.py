@@ -104,32 +104,45 @@ def _lines(node: yaml.Node | None, source: str, path: tuple[str, ...] = ()) -> d
 def _sentence(error: ValidationError, source: str, lines: dict[tuple[str, ...], str]) -> str:
     """The first mistake in words."""
     first = error.errors()[0]
-    path = tuple(str(part) for part in first["loc"])
+    path, section = _place(tuple(str(part) for part in first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    if first["type"] == "union_tag_invalid":
+        path, given = (*path, "name"), first["ctx"]["tag"]
+        message = f"input should be one of {first['ctx']['expected_tags']}"
     # A rule between sections has no path, but its sentence begins with the key.
     named = path or tuple(message.split()[0].split("."))
     where = next((lines[named[:n]] for n in range(len(named), 0, -1) if named[:n] in lines), "")
     place = f"{source}, {where}" if where else source
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
+        known = list(section.model_fields)
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
         return f"{place}: unknown key {key}; {hint}"
     if first["type"] == "missing":
         return f"{place}: the key {key} is missing; add it"
-    given = f" (given: {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
-    return f"{place}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{given}"
+    told = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{place}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{told}"
 
 
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    model: Any = Config
-    for name in path:
-        field = (
-            model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        )
-        if field is None:
-            return []
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return list(model.model_fields) if model is not None else []
+def _place(location: tuple[str, ...]) -> tuple[tuple[str, ...], type[BaseModel]]:
+    """The key path of a location of pydantic's, and the last section on it.
+
+    Where there are several sections to choose from, a location also holds the name of the one that was chosen.
+    """
+    path: list[str] = []
+    section: type[BaseModel] = Config
+    choice: dict[str, type[BaseModel]] = {}
+    for part in location:
+        if part in choice:
+            section = choice[part]
+            choice = {}
+            continue
+        path.append(part)
+        field = section.model_fields.get(part)
+        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        choice = {s.model_fields["name"].default: s for s in sections} if len(sections) > 1 else {}
+        section = sections[0] if sections else section
+    return tuple(path), section

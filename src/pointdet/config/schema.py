@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -80,6 +80,8 @@ class Model(Section):
 
 
 class Input(Section):
+    """Sides are multiples of 32; for CornerNet they may be one less, as the published 511 x 511."""
+
     height: Positive = 512
     width: Positive = 512
     mean: tuple[float, float, float] = (0.40789654, 0.44719302, 0.47026115)
@@ -103,6 +105,9 @@ class Augment(Section):
     crop_scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         default=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1
     )
+    crop_window: Literal["image", "input"] = "image"
+    """What crop_scales multiply: the longer side of the image, so that the window shows the same share of any image
+    (CenterNet), or the sides of the input, so that it shows as many pixels (CornerNet)."""
     shift: NotNegative = 0.1
     scale: float = Field(default=0.4, ge=0.0, lt=1.0)
     colour: Fraction = 0.4
@@ -236,7 +241,7 @@ class Test(Section):
 class Config(Section):
     dataset: Dataset
     model: Model = Model()
-    detector: CtDet = CtDet()
+    detector: CtDet | CornerNet = Field(default=CtDet(), discriminator="name")
     input: Input = Input()
     augment: Augment = Augment()
     train: Train = Train()
@@ -244,10 +249,15 @@ class Config(Section):
     runtime: Runtime = Runtime()
     test: Test = Test()
 
+    @field_validator("detector", mode="before")
+    @classmethod
+    def _named(cls, detector: object) -> object:
+        return {"name": "ctdet", **detector} if isinstance(detector, dict) else detector
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         height, width = self.input.height, self.input.width
-        if height % 32 or width % 32:
+        if (height % 32 or width % 32) and self.detector.name != "cornernet":
             raise ValueError(f"input.height and width must be multiples of 32, not {height} x {width}")
         rate = self.train.learning_rate
         if rate.warmup_epochs > self.train.num_epochs:

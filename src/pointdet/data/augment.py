@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image and boxes -> Sample: one random View and one random colour matrix, after CenterNet (Zhou et al., 2019)."""
+"""Image and boxes -> Sample: one random View and one random colour matrix, after CenterNet and CornerNet."""
 
 from __future__ import annotations
 
@@ -92,9 +92,14 @@ class Augmenter:
         settings = self.augment
         scale = min(self.input.height / height, self.input.width / width)
         if settings.crop:
-            scale /= rng.choice(settings.crop_scales)
+            factor = rng.choice(settings.crop_scales)
             left, top = crop_border(width), crop_border(height)
-            centre = (float(rng.integers(left, width - left)), float(rng.integers(top, height - top)))
+            x, y = int(rng.integers(left, width - left)), int(rng.integers(top, height - top))
+            if settings.crop_window == "input":
+                window = self._window(x, y, factor)
+                return window.mirrored() if rng.random() < settings.flip else window
+            scale /= factor
+            centre = (float(x), float(y))
         else:
             shift = np.clip(rng.standard_normal(2) * settings.shift, -2 * settings.shift, 2 * settings.shift)
             centre_x, centre_y = np.array([width, height]) / 2 + max(height, width) * shift
@@ -103,6 +108,19 @@ class Augmenter:
             scale /= max(1 + float(noise), MIN_SCALE)
         mirrored = bool(rng.random() < settings.flip)
         return View.centred(centre, float(scale), self.input.height, self.input.width, mirrored)
+
+    def _window(self, x: int, y: int, factor: float) -> View:
+        """The window around pixel (x, y) of an image, `factor` times as large as the input, in whole pixels."""
+        height, width = int(self.input.height * factor), int(self.input.width * factor)
+        scale_x, scale_y = self.input.width / width, self.input.height / height
+        return View(
+            height=self.input.height,
+            width=self.input.width,
+            scale_x=scale_x,
+            scale_y=scale_y,
+            shift_x=scale_x * (width // 2 - x),
+            shift_y=scale_y * (height // 2 - y),
+        )
 
     def draw_jitter(self, grey_mean: float, rng: np.random.Generator) -> Matrix:
         """(3, 4): brightness, contrast and saturation in random order, then lighting; BGR in [0, 1] -> BGR.

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from pointdet.backbones import catalogue as backbones
-from pointdet.config.schema import Config
+from pointdet.config.schema import Config, CtDet
 from pointdet.detectors.base import Detector
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.detectors.ctdet.head import CtDetHead
 from pointdet.detectors.ctdet.loss import CtDetLoss
+from pointdet.errors import PointDetError
 
 
 def build(config: Config, num_classes: int) -> Detector:
     """The detector of a configuration; its parameters come into being with the first graph."""
     settings, precision = config.detector, config.mixed_precision
+    if not isinstance(settings, CtDet):
+        raise PointDetError(f"there is no network of {settings.name} yet; set detector.name to ctdet")
     return Detector(
         backbone=backbones.build(config.model),
         head=CtDetHead(num_classes, config.model.head_channels, settings.legacy_heatmap_bias),
