@@ -23,14 +23,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Decoder(Protocol):
-    def decode(self, maps: Maps, count: int) -> Detections:
-        """See `detectors.base.Codec`."""
+    """See `detectors.base.Codec`."""
+
+    def target_shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def painted(self, targets: Maps) -> Maps: ...
+
+    def decode(self, maps: Maps, count: int) -> Detections: ...
 
 
 def write_previews(
     loader: Loader, codec: Decoder, settings: Input, class_names: Sequence[str], folder: Path, count: int
 ) -> list[Path]:
-    """Write `count` images of the first epoch: on the left the boxes, on the right the heatmap.
+    """Write `count` images of the first epoch: on the left the boxes, beside them the heatmaps.
 
     The boxes are decoded from the targets, so a fault anywhere between file and target shows.
     """
@@ -41,15 +46,12 @@ def write_previews(
             if len(paths) == count:
                 return paths
             picture = _colours(batch["image"][i], batch["colour"][i], settings)
-            heatmap = np.asarray(batch["heatmap"][i], np.float32)
-            maps = {"heatmap": heatmap}
-            rows = batch["mask"][i] > 0
-            cells = np.unravel_index(batch["index"][i][rows].astype(int), heatmap.shape[1:])
-            for name in ("size", "offset"):
-                maps[name] = np.zeros((2, *heatmap.shape[1:]), np.float32)
-                maps[name][:, cells[0], cells[1]] = batch[name][i][rows].T
-            found = codec.decode(maps, int(rows.sum()))
-            sides = [draw_detections(picture, found, class_names, 0.999), draw_heatmap(picture, heatmap)]
+            maps = codec.painted(
+                {name: np.array(batch[name][i], np.float32) for name in codec.target_shapes()}
+            )
+            found = codec.decode(maps, int(batch["mask"][i].sum()))
+            heatmaps = [draw_heatmap(picture, maps[name]) for name in maps if name.endswith("heatmap")]
+            sides = [draw_detections(picture, found, class_names, 0.999), *heatmaps]
             path = folder / f"preview_{len(paths):03d}.jpg"
             if not cv2.imwrite(str(path), np.hstack(sides)):
                 raise PointDetError(f"cannot write {path}; choose another -o")

@@ -59,6 +59,9 @@ class Codec(Protocol):
         Maps are those of one image as the inference network gives them.
         """
 
+    def painted(self, targets: Maps) -> Maps:
+        """The maps of a network that has learnt the `targets` of one image: what `decode` reads them back from."""
+
     def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
         """The `count` best, best first, of what was decoded of one image at all scales: boxes_image.
 

@@ -29,21 +29,6 @@ def encoded(codec, annotation):
     return targets, left_out
 
 
-def painted(targets):
-    """The maps a perfect network would give: the tag is the object's number."""
-    _, height, width = targets["top_left_heatmap"].shape
-    count = int(targets["mask"].sum())
-    maps = {}
-    for corner in CORNERS:
-        index = targets[f"{corner}_index"][:count].astype(int)
-        maps[f"{corner}_heatmap"] = targets[f"{corner}_heatmap"]
-        maps[f"{corner}_tag"] = np.full((1, height, width), -100, np.float32)
-        maps[f"{corner}_tag"].reshape(-1)[index] = np.arange(count)
-        maps[f"{corner}_offset"] = np.zeros((2, height, width), np.float32)
-        maps[f"{corner}_offset"].reshape(2, -1)[:, index] = targets[f"{corner}_offset"][:count].T
-    return maps
-
-
 def random_boxes(random, height, width):
     """At most 40, of which no two share the cell of a corner: there is one tag and one offset for both."""
     first = random.uniform(0, [width - 8, height - 8], (40, 2))
@@ -66,10 +51,10 @@ def test_decode_undoes_encode(seed):
     height, width = random.integers(1, 5, 2) * 128 - random.integers(0, 2)
     boxes = random_boxes(random, height, width)
     labels = random.integers(0, 6, len(boxes))
-    codec = codec_of(6, int(height), int(width), tag_distance=0.4)
+    codec = codec_of(6, int(height), int(width))
 
     targets, left_out = encoded(codec, Annotation.of(boxes, labels))
-    found = codec.decode(painted(targets), len(boxes))
+    found = codec.decode(codec.painted(targets), len(boxes))
 
     assert left_out == 0
     best = found[found.scores == 1]
@@ -163,7 +148,7 @@ def test_no_objects():
     targets, left_out = encoded(codec_of(), Annotation.of([], []))
     assert left_out == 0
     assert not any(target.any() for target in targets.values())
-    assert len(codec_of().decode(painted(targets), 100)) == 0
+    assert len(codec_of().decode(codec_of().painted(targets), 100)) == 0
 
 
 def test_positives_count_a_shared_cell_once():
@@ -236,7 +221,7 @@ def test_equal_scores_come_in_the_order_of_their_corners():
     targets, _ = encoded(
         codec_of(2), Annotation.of([[60, 8, 90, 30], [8, 60, 30, 90], [8, 8, 40, 40]], [1, 0, 0])
     )
-    found = codec_of(2).decode(painted(targets), 10)
+    found = codec_of(2).decode(codec_of(2).painted(targets), 10)
     best = found[found.scores == 1]
     np.testing.assert_allclose(best.boxes[:, :2], [[8, 8], [8, 60], [60, 8]], atol=1e-4)
 
@@ -247,7 +232,7 @@ def test_boxes_of_the_mirror_image_come_back(side):
     back = side - 1 - boxes[:, [2, 1, 0, 3]]
     back[:, [1, 3]] = boxes[:, [1, 3]]
     codec = codec_of(height=side, width=side)
-    maps = [painted(encoded(codec, Annotation.of(b, [1, 3]))[0]) for b in (boxes, back)]
+    maps = [codec.painted(encoded(codec, Annotation.of(b, [1, 3]))[0]) for b in (boxes, back)]
     found = codec.decode(maps[0], 10, maps[1])
     own = codec.decode(maps[0], 10)
     assert len(found) == 2 * len(own)
@@ -259,12 +244,11 @@ def test_boxes_of_the_mirror_image_come_back(side):
 
 
 def test_maps_of_another_size_belong_to_an_input_as_short_as_the_codecs():
-    targets, _ = encoded(codec_of(height=127, width=255), Annotation.of([[10, 20, 200, 50]], [3]))
-    found = codec_of(height=511, width=511).decode(painted(targets), 1)
-    np.testing.assert_allclose(found.boxes[0], [10, 20, 200, 50], atol=1e-4)
-    targets, _ = encoded(codec_of(height=64, width=256), Annotation.of([[10, 20, 200, 50]], [3]))
-    found = codec_of(height=512, width=512).decode(painted(targets), 1)
-    np.testing.assert_allclose(found.boxes[0], [10, 20, 200, 50], atol=1e-4)
+    for height, width, side in [(127, 255, 511), (64, 256, 512)]:
+        targets, _ = encoded(codec_of(height=height, width=width), Annotation.of([[10, 20, 200, 50]], [3]))
+        codec = codec_of(height=side, width=side)
+        found = codec.decode(codec.painted(targets), 1)
+        np.testing.assert_allclose(found.boxes[0], [10, 20, 200, 50], atol=1e-4)
 
 
 @pytest.mark.parametrize("suppress", [False, True])

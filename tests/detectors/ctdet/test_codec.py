@@ -116,17 +116,6 @@ def test_detections_are_golden(count):
     assert (found.boxes.dtype, found.labels.dtype, found.scores.dtype) == (np.float32, np.int64, np.float32)
 
 
-def painted(targets):
-    """The maps a perfect network would give."""
-    _, height, width = targets["heatmap"].shape
-    index = targets["index"][targets["mask"] == 1].astype(int)
-    maps = {"heatmap": targets["heatmap"]}
-    for name in ("size", "offset"):
-        maps[name] = np.zeros((2, height, width), np.float32)
-        maps[name].reshape(2, -1)[:, index] = targets[name][: len(index)].T
-    return maps
-
-
 @pytest.mark.parametrize("radius", ["published", "iou"])
 @pytest.mark.parametrize("seed", range(20))
 def test_decode_undoes_encode(seed, radius):
@@ -142,7 +131,7 @@ def test_decode_undoes_encode(seed, radius):
     codec = codec_of(num_classes=6, height=int(height), width=int(width), radius=radius)
 
     targets, left_out = encoded(codec, Annotation.of(boxes, labels))
-    found = codec.decode(painted(targets), len(boxes))
+    found = codec.decode(codec.painted(targets), len(boxes))
 
     assert left_out == 0
     assert targets["positives"] == len(boxes)
@@ -155,7 +144,8 @@ def test_decode_undoes_encode(seed, radius):
 
 def test_maps_of_another_size_than_the_input_are_decoded():
     targets, _ = encoded(codec_of(height=64, width=256), Annotation.of([[10, 20, 200, 50]], [3]))
-    found = codec_of(height=512, width=512).decode(painted(targets), 1)
+    codec = codec_of(height=512, width=512)
+    found = codec.decode(codec.painted(targets), 1)
     np.testing.assert_allclose(found.boxes, [[10, 20, 200, 50]], atol=1e-4)
 
 

@@ -127,6 +127,22 @@ class CornerNetCodec:
         boxes = np.stack([left, others.boxes[:, 1], right, others.boxes[:, 3]], axis=1)
         return Detections.join([own, replace(others, boxes=boxes)])
 
+    def painted(self, targets: Maps) -> Maps:
+        """The maps of a network that has learnt these targets; of corners in one cell the last one's tag stays."""
+        rows = targets["mask"] > 0
+        tags = np.arange(rows.sum()) * (1 + self.tag_distance)
+        maps: Maps = {}
+        for corner in CORNERS:
+            heatmap = targets[f"{corner}_heatmap"]
+            cells = targets[f"{corner}_index"][rows].astype(np.int64)
+            ys, xs = np.unravel_index(cells, heatmap.shape[1:])
+            maps[f"{corner}_heatmap"] = heatmap
+            maps[f"{corner}_tag"] = np.zeros((1, *heatmap.shape[1:]), np.float32)
+            maps[f"{corner}_tag"][0, ys, xs] = tags
+            maps[f"{corner}_offset"] = np.zeros((2, *heatmap.shape[1:]), np.float32)
+            maps[f"{corner}_offset"][:, ys, xs] = targets[f"{corner}_offset"][rows].T
+        return maps
+
     def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
         """The `count` best after suppression, boxes_image cut to the image; it is always suppressed."""
         boxes = np.clip(found.boxes, 0, np.array([width, height] * 2, np.float32))

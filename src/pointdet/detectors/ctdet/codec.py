@@ -99,6 +99,16 @@ class CtDetCodec:
         boxes_cells = np.concatenate([centres - halves, centres + halves], axis=1)
         return Detections((boxes_cells * self.stride).astype(np.float32), labels, scores)
 
+    def painted(self, targets: Maps) -> Maps:
+        """The maps of a network that has learnt these targets; of objects in one cell the last one's size stays."""
+        heatmap, rows = targets["heatmap"], targets["mask"] > 0
+        maps = {"heatmap": heatmap}
+        ys, xs = np.unravel_index(targets["index"][rows].astype(np.int64), heatmap.shape[1:])
+        for name in ("size", "offset"):
+            maps[name] = np.zeros((2, *heatmap.shape[1:]), np.float32)
+            maps[name][:, ys, xs] = targets[name][rows].T
+        return maps
+
     def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
         """The `count` best, after soft-NMS where it is asked for; boxes may stick out of the image."""
         return SoftNms()(found, count) if suppress else found.best(count)
