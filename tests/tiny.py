@@ -21,6 +21,7 @@ NETWORKS = {
     "dlav0": ("model.arch=dlav0", "model.num_layers=34"),
     "dla": ("model.arch=dla", "model.num_layers=34"),
     "hourglass": ("model.arch=hourglass", "model.num_layers=104", "model.hourglass_levels=2"),
+    "cornernet": ("detector.name=cornernet", "model.arch=dlav0", "model.num_layers=34"),
     "hrnet": ("model.arch=hrnet", "model.num_layers=18", "model.hrnet_blocks=1"),
 }
 

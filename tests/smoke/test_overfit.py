@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the door to the predictor: small detectors learn eight drawn images by heart, one for each backbone."""
+"""From the door to the predictor: small detectors learn eight drawn images by heart, of every backbone and detector."""
 
 import json
 import os
@@ -33,13 +33,14 @@ SETTINGS = (
     "dataset.train.annotations=[annotations/often.json]",
 )
 OFTEN = 10  # each image comes in an epoch, which ends with a checkpoint that takes longer than ten steps
-BACKBONES = {
-    "resnet": "model.num_layers=18 model.width=0.25 train.num_epochs=15",
-    "dlav0": "model.num_layers=34 model.width=0.125 train.num_epochs=10",
-    "hourglass": "model.num_layers=104 model.hourglass_levels=2 model.width=0.0625 train.num_epochs=6",
-    "resdcn": "model.num_layers=18 model.width=0.5 train.num_epochs=11 train.learning_rate.base_lr=0.001",
-    "dla": "model.num_layers=34 model.width=0.125 train.num_epochs=8",
-    "hrnet": "model.num_layers=18 model.hrnet_blocks=1 model.width=0.45 train.num_epochs=8 runtime.cpu_kernels=nnabla train.learning_rate.base_lr=0.001",
+NETWORKS = {
+    "resnet": "ctdet model.arch=resnet model.num_layers=18 model.width=0.25 train.num_epochs=15",
+    "dlav0": "ctdet model.arch=dlav0 model.num_layers=34 model.width=0.125 train.num_epochs=10",
+    "hourglass": "ctdet model.arch=hourglass model.num_layers=104 model.hourglass_levels=2 model.width=0.0625 train.num_epochs=6",
+    "cornernet": "cornernet model.arch=dlav0 model.num_layers=34 model.width=0.125 train.num_epochs=12",
+    "resdcn": "ctdet model.arch=resdcn model.num_layers=18 model.width=0.5 train.num_epochs=11 train.learning_rate.base_lr=0.001",
+    "dla": "ctdet model.arch=dla model.num_layers=34 model.width=0.125 train.num_epochs=8",
+    "hrnet": "ctdet model.arch=hrnet model.num_layers=18 model.hrnet_blocks=1 model.width=0.45 train.num_epochs=8 runtime.cpu_kernels=nnabla train.learning_rate.base_lr=0.001",
 }
 
 
@@ -55,18 +56,19 @@ def repeat(annotations, written):
     written.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("arch", BACKBONES)
-def test_ctdet_learns_eight_images(tmp_path, arch):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_it_learns_eight_images(tmp_path, network):
     data = tiny.draw(tmp_path / "data", train=8)
     repeat(data / "annotations" / "instances_train.json", data / "annotations" / "often.json")
     config = tiny.write_config(tmp_path / "tiny.yaml", data)
-    settings = (*SETTINGS, f"model.arch={arch}", *BACKBONES[arch].split())
+    detector, *settings = NETWORKS[network].split()
+    settings = (*SETTINGS, f"detector.name={detector}", *settings)
     overrides = [word for setting in settings for word in ("--set", setting)]
     result = subprocess.run(
         [
             sys.executable,
             SRC / "main.py",
-            "ctdet",
+            detector,
             "--train-config",
             config,
             "-o",

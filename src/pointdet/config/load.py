@@ -52,7 +52,8 @@ def validate(values: dict[str, Any], source: str, lines: dict[tuple[str, ...], s
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """`config` with ``key.of.section=value`` overrides applied on top. Errors: as `load`."""
-    values = config.model_dump(mode="json")
+    # Defaults are left out: those of one detector are no keys of another.
+    values = config.model_dump(mode="json", exclude_unset=True)
     lines: dict[tuple[str, ...], str] = {}
     for text in overrides:
         _apply(values, text, lines)

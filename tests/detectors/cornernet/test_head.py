@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CornerNet's networks against published ones: pooling modules, whole hourglass detectors, sizes, layouts."""
+
+import networks
+import nnabla as nn
+import numpy as np
+import pytest
+
+from pointdet.config.schema import Config, Dataset
+from pointdet.detectors import catalogue
+from pointdet.detectors.cornernet.head import DIRECTIONS, corner_pooling
+from pointdet.ops.layers import Mode
+from pointdet.weights.naming.cornernet import our_name
+
+MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right"}
+OUTPUTS = {
+    "cornernet": ("{}_heat", "{}_tag", "{}_regr"),
+    "simple": ("hmap_{}", "embd_{}", "regs_{}"),
+}
+
+
+def built(num_classes=2, **model):
+    config = Config(
+        dataset=Dataset(dataset="x", format="coco"),
+        model={"arch": "hourglass", "num_layers": 104, "head_channels": 256, **model},
+        detector={"name": "cornernet"},
+    )
+    detector = catalogue.build(config, num_classes)
+    detector.make_parameters(config.model.granularity)
+    return detector
+
+
+def module_parameters(golden, module):
+    """Our parameters of one pooling module, filled by the formula."""
+    for key, shape in golden("networks_cornernet.json")["pooling"][module]:
+        name = our_name(f"{module[:2]}_cnvs.0.{key}", 1)
+        value = networks.formula(f"cornernet.{module}.{key}", shape, name.rpartition("/")[2], "", 1)
+        parameter = nn.get_parameters(grad_only=False)[name]
+        parameter.d = value.reshape(parameter.shape)
+
+
+@pytest.mark.parametrize("kernels", ["nnabla", "blas"])
+@pytest.mark.parametrize("module", MODULES)
+def test_published_pooling(golden, module, kernels):
+    arrays = golden("corner_pooling.npz")
+    corner = MODULES[module]
+    nn.clear_parameters()
+    for training in (False, True):
+        x = nn.Variable.from_numpy_array(arrays["x"])
+        x.need_grad = True
+        with nn.parameter_scope(corner):
+            y = corner_pooling(x, DIRECTIONS[corner], 8, 128, Mode(training, kernels=kernels))
+        module_parameters(golden, module)
+        for v in (x, *nn.get_parameters().values()):
+            v.grad.zero()
+        y.forward()
+        y.backward(arrays["grad_output"])
+        expected = arrays[f"{module}/{'train/y' if training else 'eval/y_f64'}"]
+        np.testing.assert_allclose(y.d, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        gradient = arrays[f"{module}/{'train' if training else 'eval'}/gx"]
+        np.testing.assert_allclose(x.g, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
+    parameters = nn.get_parameters(grad_only=False)
+    for name, published in (
+        ("vertical/conv/W", "p1_conv1.conv.weight"),
+        ("feature/bn/gamma", "conv2.bn.weight"),
+    ):
+        expected = arrays[f"{module}/train/g_{published}"]
+        found = parameters[f"{corner}/{name}"].g.reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    for statistic in ("mean", "var"):
+        found = parameters[f"{corner}/pooled/bn/{statistic}"].d.ravel()
+        np.testing.assert_allclose(
+            found, arrays[f"{module}/train/running_{statistic}_p_bn1"], rtol=1e-5, atol=1e-6
+        )
+    nn.clear_parameters()
+
+
+@pytest.mark.parametrize(
+    ("layers", "table", "system", "count"),
+    [(104, "hourglass104", "cornernet", 201_035_212), (52, "simple52", "simple", 100_330_278)],
+    ids=["Hourglass-104", "Hourglass-52"],
+)
+def test_published_network(golden, layers, table, system, count):
+    arrays, entries = golden(f"network_cornernet_{table}.npz"), golden("networks_cornernet.json")[table]
+    detector = built(80, num_layers=layers)
+    parameters, filled = detector.parameters(), set()
+    assert sum(v.size for v in detector.parameters(learnt_only=True).values()) == count
+    for key, shape in entries["parameters"]:
+        name = our_name(key, 2 if layers == 104 else 1)
+        value = networks.formula(key, shape, name.rpartition("/")[2], "B/", entries["gain_B"])
+        parameters[name].d = value.reshape(parameters[name].shape)
+        filled.add(name)
+    assert filled == set(parameters)
+    stacks = networks.run_stacks(detector, arrays["x"], Mode(training=False, kernels="blas"))
+    for number, outputs in enumerate(stacks):
+        for short, corner in (("tl", "top_left"), ("br", "bottom_right")):
+            for kind, published in zip(("heatmap", "tag", "offset"), OUTPUTS[system], strict=True):
+                networks.assert_close(
+                    outputs[f"{corner}_{kind}"], arrays, f"B/s{number}/{published.format(short)}"
+                )
+
+
+def test_any_backbone_and_layout():
+    """NHWC gives what NCHW gives; a narrow head takes the features of any backbone."""
+    found = []
+    for channel_last in (False, True):
+        config = Config(
+            dataset=Dataset(dataset="x", format="coco"),
+            model={"arch": "dlav0", "num_layers": 34, "width": 0.125, "head_channels": 8},
+            detector={"name": "cornernet"},
+            mixed_precision={"channel_last": channel_last},
+        )
+        nn.seed(3)
+        detector = catalogue.build(config, 3)
+        x = np.random.default_rng(0).standard_normal((1, 3, 64, 32)).astype(np.float32)
+        found.append(networks.run(detector, x, channel_last))
+    assert {name: array.shape for name, array in found[0].items()} == {
+        f"{corner}_{kind}": (1, channels, 16, 8)
+        for corner in ("top_left", "bottom_right")
+        for kind, channels in (("heatmap", 3), ("tag", 1), ("offset", 2))
+    }
+    for name, array in found[0].items():
+        np.testing.assert_allclose(found[1][name], array, rtol=0, atol=1e-5 * np.abs(array).max())
