@@ -52,8 +52,9 @@ quickstart: setup
 	@echo "pictures    $(RUN)/demo"
 	@echo "export      $(RUN)/export"
 
+# Two tests at a time, each on one core.
 test: setup
-	$(PYTHON) -m pytest tests
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTHON) -m pytest tests -n 2
 
 check: setup
 	$(PYTHON) -m ruff check .

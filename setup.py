@@ -40,6 +40,7 @@ setup(
         "onnx": ["onnx==1.17.0", "onnxruntime==1.23.2"],  # onnx 1.18 and later want protobuf 4
         "dev": [
             "pytest==9.2.*",
+            "pytest-xdist==3.8.*",
             "pycocotools==2.0.*",  # the oracle of the AP tests
             "ruff==0.17.*",
             "mypy==2.4.*",

@@ -99,7 +99,7 @@ def test_a_detector_is_chosen_by_its_name(written):
     config = load(written(MINIMAL))
     assert config.detector == CtDet()
     assert load(written(MINIMAL), ["detector.max_objects=5"]).detector == CtDet(max_objects=5)
-    path = written(MINIMAL + "detector: {name: cornernet, top_k: 50}\ninput: {height: 511, width: 511}\n")
+    path = written(MINIMAL + "detector: {name: cornernet, top_k: 50}\n")
     config = load(path, ["detector.candidates=70"])
     assert config.detector == CornerNet(top_k=50, candidates=70)
     assert load(written(dump(config))) == config

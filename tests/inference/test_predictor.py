@@ -217,7 +217,7 @@ def test_maps_are_those_of_each_scale_and_last():
 def test_kept_resolution_follows_the_network():
     codec, test = CtDetCodec.of(CtDet(), 2, 128, 128), Test(keep_resolution=True, scales=(1.0, 0.5))
     predict = Predictor(Seeing(), codec, Input(height=128, width=128), test, ["a", "b"], granularity=128)
-    sizes = [pixels.shape[:2] for _, pixels in predict.prepare(drawn(127, 140, (3, 5, 77, 80)))]
+    sizes = [pixels.shape[:2] for _, pixels in predict.prepare(drawn(127, 140, (3, 5, 77, 80))).windows]
     assert sizes == [(128, 256), (128, 128)]
 
 

@@ -107,7 +107,7 @@ def test_half_trains_as_float(make, batches, network):
     np.testing.assert_allclose(found, expected, rtol=0.06)
     assert found.mean() == pytest.approx(expected.mean(), rel=0.02)
     assert np.linalg.norm(half_way) == pytest.approx(np.linalg.norm(way), rel=0.05)
-    assert alike(half_way, way) > 0.7 * alike(elsewhere, way) > 0
+    assert alike(half_way, way) > 0.5 * alike(elsewhere, way) > 0
 
 
 def alike(one, other):
@@ -129,7 +129,7 @@ def test_what_is_half(make, batches, network):
     assert {"Convolution", "ReLU", "Concatenate"} <= types["half"]
     assert "BatchNormalization" in types["float" if model.runtime.on_cpu else "half"]
     assert not types["half"] & NEVER_HALF
-    assert {"BatchMatmul", "LogSigmoid", "AbsoluteError"} <= types["float"]
+    assert {"BatchMatmul", "LogSigmoid", "Gather"} <= types["float"]
 
     training.step(*batches(model, 1))
     assert training.skipped == 0
@@ -138,15 +138,15 @@ def test_what_is_half(make, batches, network):
 
 @pytest.mark.parametrize("network", tiny.NETWORKS)
 def test_half_detects_as_float(make, network):
-    """Probabilities within 0.03, sizes and offsets within 1 % of the largest."""
+    """Probabilities within 0.03, other maps within 2 % of the largest."""
     model = make(network, *MIXED)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     colour = normalisation(model.config.input, model.detector.image_channels)
     expected, found = (Network(model.detector, model.runtime, colour, half)(images) for half in (False, True))
     for name, maps in expected.items():
         assert found[name].dtype == np.float32 and (found[name] != maps).any()
-        largest = 3 if name in model.detector.head.heatmaps else np.abs(maps).max()
-        np.testing.assert_allclose(found[name], maps, rtol=0, atol=0.01 * largest, err_msg=name)
+        largest = 1.5 if name in model.detector.head.heatmaps else np.abs(maps).max()
+        np.testing.assert_allclose(found[name], maps, rtol=0, atol=0.02 * largest, err_msg=name)
 
 
 def test_a_scale_too_large_costs_its_steps_and_nothing_else(make, batches, tmp_path):

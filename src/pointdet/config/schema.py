@@ -80,7 +80,7 @@ class Model(Section):
 
 
 class Input(Section):
-    """Sides are multiples of 32; for CornerNet they may be one less, as the published 511 x 511."""
+    """Which sides fit is a matter of the backbone, see Model.granularity."""
 
     height: Positive = 512
     width: Positive = 512
@@ -256,9 +256,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        height, width = self.input.height, self.input.width
-        if (height % 32 or width % 32) and self.detector.name != "cornernet":
-            raise ValueError(f"input.height and width must be multiples of 32, not {height} x {width}")
         rate = self.train.learning_rate
         if rate.warmup_epochs > self.train.num_epochs:
             raise ValueError(

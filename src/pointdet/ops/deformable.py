@@ -31,11 +31,12 @@ def deform_conv(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
     where = to_first(convolve(x, offset_w, offset_b, mode), mode)
     batch, _, height, width = where.shape
     offset = F.slice(where, stop=(batch, 2 * SAMPLES, height, width))
-    mask = F.sigmoid(F.slice(where, start=(0, 2 * SAMPLES, 0, 0)))
-    if mode.through_python:
-        return deformable_convolution(x, w, offset, mask, b)
-    # NNabla takes NHWC on no device. In half a position beyond cell 64 would be known to a sixteenth of a cell only.
+    # In half a position beyond cell 64 would be known to a sixteenth of a cell only.
     with nn.context_scope(_single_precision(nn.get_current_context())):
+        mask = F.sigmoid(F.slice(where, start=(0, 2 * SAMPLES, 0, 0)))
+        if mode.through_python:
+            return deformable_convolution(x, w, offset, mask, b)
+        # NNabla takes NHWC on no device.
         y = F.deformable_convolution(to_first(x, mode), to_first(w, mode), offset, mask, b, pad=(1, 1))
     return F.transpose(y, (0, 2, 3, 1)) if mode.channel_last else y
 
