@@ -152,6 +152,12 @@ def test_reduced(tmp_path: Path, picture: Pixels, reduction: int, suffix: str) -
         read_image(path, HEIGHT + 8, WIDTH, reduction)
 
 
+def test_reduced_and_a_pixel_short(tmp_path: Path, picture: Pixels) -> None:
+    path = save(tmp_path / "short.jpg", picture[1:])
+    with pytest.raises(ImageFault, match=r"short.jpg is 23 x 40 pixels .* its annotation says 24 x 40"):
+        read_image(path, HEIGHT, WIDTH, 2)
+
+
 def test_reduced_and_turned(tmp_path: Path, picture: Pixels) -> None:
     path = exif_turned(tmp_path / "turned.jpg", picture, 6)
     turned, stored = read_image(path, WIDTH, HEIGHT, 2), read_image(path, HEIGHT, WIDTH, 2)

@@ -43,11 +43,16 @@ def read_image(
     except OSError as error:
         raise ImageFault(f"{path} cannot be read: {error.strerror or error}") from None
     image = _decode(path, data, REDUCED[reduction])
-    if height is None or width is None or image.shape[:2] == (height // reduction, width // reduction):
+    if height is None or width is None:
         return image
-    stored = _decode(path, data, REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
-    if stored.shape[:2] == (height // reduction, width // reduction):
-        return stored
+    wanted = (height // reduction, width // reduction)
+    # A side that is a few pixels short is rounded up to the same one.
+    if reduction == 1 or sorted(read_size(path)) == sorted((height, width)):
+        if image.shape[:2] == wanted:
+            return image
+        stored = _decode(path, data, REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored.shape[:2] == wanted:
+            return stored
     if reduction > 1:
         image = _decode(path, data, cv2.IMREAD_COLOR)
     raise ImageFault(

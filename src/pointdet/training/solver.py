@@ -147,9 +147,8 @@ class Solver:
 
     def _follow(self) -> None:
         """Running statistics are averaged too: they must belong to the averaged weights, not to the newest."""
-        if self._blocked is None:
-            if self._moves is not None:
-                self._moves.forward()
+        if self._moves is not None:
+            self._moves.forward()
             return
         for name, newest in self._newest.items():
             follow(self._average[name], newest, self._train.ema_decay)

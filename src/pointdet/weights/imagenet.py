@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pointdet.weights.fit import STEM
 from pointdet.weights.h5_file import Arrays
 from pointdet.weights.naming.catalogue import renamed
-
-FIRST = "conv1/conv/W"  # of every backbone that has published ImageNet parameters
 
 
 def from_torch(arrays: Arrays, arch: str, colour_order: str) -> Arrays:
@@ -18,6 +17,6 @@ def from_torch(arrays: Arrays, arch: str, colour_order: str) -> Arrays:
     `input.std`: where those are COCO's, training makes up for the difference.
     """
     ours = renamed(arrays, arch)
-    if colour_order == "bgr" and FIRST in ours:
-        ours[FIRST] = np.ascontiguousarray(ours[FIRST][:, ::-1])
+    if colour_order == "bgr" and STEM in ours:
+        ours[STEM] = np.ascontiguousarray(ours[STEM][:, ::-1])
     return ours
