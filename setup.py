@@ -31,6 +31,7 @@ setup(
         "mpi4py>=4.1,<5",  # ranks on CPUs; needs an Open MPI, the system's or requirements-mpi.txt
         "faster-coco-eval==1.8.*",
         "tensorboardX==2.6.*",
+        "safetensors>=0.5,<1",  # parameters for programs of other frameworks
     ],
     extras_require={
         "cuda120": ["nnabla-ext-cuda120==1.39.0"],
@@ -44,6 +45,8 @@ setup(
             "pycocotools==2.0.*",  # the oracle of the AP tests
             "ruff==0.17.*",
             "mypy==2.4.*",
+            "onnx==1.17.0",
+            "onnxruntime==1.23.2",
             "types-PyYAML",
             "types-tqdm",
             "onednn-cpu-gomp==2023.2.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
