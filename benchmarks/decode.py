@@ -47,9 +47,9 @@ def main() -> int:
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: plain.decode(maps, DETECTIONS),
         "  peaks of both heatmaps": lambda: [peaks(maps[f"{c}_heatmap"], plain.top_k) for c in CORNERS],
-        "soft-NMS": lambda: plain.select(found, SIDE, SIDE, True, DETECTIONS),
-        "soft-NMS with merging": lambda: merging.select(found, SIDE, SIDE, True, DETECTIONS),
-        "  the same as published": lambda: published.select(found, SIDE, SIDE, True, DETECTIONS),
+        "soft-NMS": lambda: plain.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
+        "soft-NMS with merging": lambda: merging.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
+        "  the same as published": lambda: published.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
     }
     best = dict.fromkeys(parts, np.inf)
     for _ in range(args.repeats):

@@ -22,6 +22,7 @@ NETWORKS = {
     "dla": ("model.arch=dla", "model.num_layers=34"),
     "hourglass": ("model.arch=hourglass", "model.num_layers=104", "model.hourglass_levels=2"),
     "cornernet": ("detector.name=cornernet", "model.arch=dlav0", "model.num_layers=34"),
+    "triplet": ("detector.name=triplet", "model.arch=dlav0", "model.num_layers=34"),
     "hrnet": ("model.arch=hrnet", "model.num_layers=18", "model.hrnet_blocks=1"),
 }
 

@@ -11,7 +11,7 @@ the network's input), ``boxes_cells`` (cells of the heatmap).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,13 +102,19 @@ class Detections:
     corner_scores: npt.NDArray[np.float32] | None = (
         None  # (N, 2) of a detector by corners: top left, bottom right
     )
+    centres: Detections | None = None  # of a detector by triplets, to confirm boxes by: boxes without extent
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self, keep: Array | slice) -> Detections:
         corner_scores = None if self.corner_scores is None else self.corner_scores[keep]
-        return Detections(self.boxes[keep], self.labels[keep], self.scores[keep], corner_scores)
+        return Detections(self.boxes[keep], self.labels[keep], self.scores[keep], corner_scores, self.centres)
+
+    def to_image(self, view: View) -> Detections:
+        """boxes_image, and centres alike, of boxes_input."""
+        centres = None if self.centres is None else self.centres.to_image(view)
+        return replace(self, boxes=view.boxes_to_image(self.boxes), centres=centres)
 
     def best(self, count: int) -> Detections:
         """The ``count`` detections of highest score, best first; equal scores keep their order."""
@@ -116,11 +122,13 @@ class Detections:
 
     @staticmethod
     def join(parts: Sequence[Detections]) -> Detections:
-        """All detections of several lists, in the order given; with corner scores where all parts have them."""
+        """All detections of several lists, in the order given; with corner scores and centres where all parts have them."""
         corner_scores = [p.corner_scores for p in parts if p.corner_scores is not None]
+        centres = [p.centres for p in parts if p.centres is not None]
         return Detections(
             np.concatenate([p.boxes for p in parts] or [np.zeros((0, 4), np.float32)]),
             np.concatenate([p.labels for p in parts] or [np.zeros(0, np.int64)]),
             np.concatenate([p.scores for p in parts] or [np.zeros(0, np.float32)]),
             np.concatenate(corner_scores) if parts and len(corner_scores) == len(parts) else None,
+            Detections.join(centres) if parts and len(centres) == len(parts) else None,
         )

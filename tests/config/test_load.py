@@ -110,14 +110,14 @@ def test_a_detector_is_chosen_by_its_name(written):
     [
         ("{name: cornernet, topk: 5}", "line 9: unknown key detector.topk; did you mean top_k?"),
         (
-            "{name: cornernet, radius: iou}",
-            "line 9: unknown key detector.radius; ",
+            "{name: cornernet, size_weight: 1}",
+            "line 9: unknown key detector.size_weight; ",
         ),
         ("{top_k: 5}", "line 9: unknown key detector.top_k; known keys here: name, max_objects, radius"),
         ("{name: cornernet, top_k: 0}", "line 9: detector.top_k: input should be greater than"),
         (
             "{name: cornet}",
-            "line 9: detector.name: input should be one of 'ctdet', 'cornernet' (given: 'cornet')",
+            "line 9: detector.name: input should be one of 'ctdet', 'cornernet', 'triplet' (given: 'cornet')",
         ),
         ("5", "line 9: detector: input should be a valid dict"),
     ],
@@ -215,6 +215,13 @@ def test_not_utf8(tmp_path):
 )
 def test_values_that_cannot_be(written, key, value, told):
     assert told in sentence(written(MINIMAL), [f"{key}={value}"])
+
+
+def test_published_triplets_need_the_centres_of_scale_1(written):
+    settings = ["detector.name=triplet", "test.scales=[0.5, 2]"]
+    load(written(MINIMAL), settings)
+    settings.append("detector.published=true")
+    assert "takes centres from scale 1 alone; add 1 to test.scales" in sentence(written(MINIMAL), settings)
 
 
 HOURGLASS = ["model.arch=hourglass", "model.num_layers=104"]

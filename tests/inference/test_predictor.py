@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointdet.config.schema import CornerNet, CtDet, Input, Test
+from pointdet.config.schema import CornerNet, CtDet, Input, Test, Triplet
 from pointdet.detectors.cornernet.codec import CornerNetCodec
 from pointdet.detectors.ctdet.codec import CtDetCodec
+from pointdet.detectors.triplet.codec import TripletCodec
 from pointdet.errors import PointDetError
 from pointdet.inference.predictor import Predictor
 from pointdet.structures import Annotation
@@ -67,35 +68,47 @@ def test_detections_are_golden(case, golden, golden_image):
 
 MERGED = {"merge_exponent": 10}
 # file and case -> the detector and test settings it was made with
-CORNERNET_CASES = {
-    ("cornernet_e2e", "single"): ({}, Test(flip=True)),
-    ("cornernet_e2e", "single_linear"): ({"suppression": "linear"}, Test(flip=True)),
-    ("cornernet_e2e", "single_nms"): ({"suppression": "hard"}, Test(flip=True, max_detections=60)),
-    ("cornernet_e2e", "merge10"): (MERGED, Test(flip=True)),
-    ("cornernet_e2e", "ms"): (MERGED, Test(flip=True, scales=(0.6, 1.0, 1.5))),
+CORNER_CASES = {
+    **{
+        (file, case): settings
+        for file in ("cornernet_e2e", "triplet_e2e")
+        for case, settings in {
+            "single": ({}, Test(flip=True)),
+            "single_linear": ({"suppression": "linear"}, Test(flip=True)),
+            "single_nms": ({"suppression": "hard"}, Test(flip=True, max_detections=60)),
+            "merge10": (MERGED, Test(flip=True)),
+            "ms": (MERGED, Test(flip=True, scales=(0.6, 1.0, 1.5))),
+        }.items()
+    },
     ("cornernet_simple_e2e", "single"): (MERGED, Test(max_detections=128)),
     ("cornernet_simple_e2e", "single_flip"): (MERGED, Test(flip=True, max_detections=128)),
 }
 
 
-@pytest.mark.parametrize(("file", "case"), CORNERNET_CASES)
-def test_published_cornernet_detections_are_reproduced(file, case):
+def corner_codec(file, **settings):
+    if file == "triplet_e2e":
+        return TripletCodec(CornerNetCodec.of(Triplet(published=True, **settings), 4, 511, 511))
+    return CornerNetCodec.of(CornerNet(published=True, **settings), 4, 511, 511)
+
+
+@pytest.mark.parametrize(("file", "case"), CORNER_CASES)
+def test_published_detections_of_corners_are_reproduced(file, case):
     arrays = np.load(FOLDER / f"{file}.npz")
-    settings, test = CORNERNET_CASES[file, case]
+    settings, test = CORNER_CASES[file, case]
     scales = iter(test.scales)
 
     def network(images):
         scale = next(scales)
         maps = {}
-        for corner in ("top_left", "bottom_right"):
-            logits = arrays[f"{scale:g}/{corner}_logits"]
-            assert images.shape[1:3] == tuple(4 * side - 1 for side in logits.shape[2:])
-            maps[f"{corner}_heatmap"] = (1 / (1 + np.exp(-logits))).astype(np.float32)
-            for name in ("offset", "tag"):
-                maps[f"{corner}_{name}"] = arrays[f"{scale:g}/{corner}_{name}"]
+        for key in (key for key in arrays if key.startswith(f"{scale:g}/")):
+            name, array = key.partition("/")[2], arrays[key]
+            assert images.shape[1:3] == tuple(4 * side - 1 for side in array.shape[2:])
+            if name.endswith("logits"):
+                name, array = name.replace("logits", "heatmap"), (1 / (1 + np.exp(-array))).astype(np.float32)
+            maps[name] = array
         return {name: array[: len(images)] for name, array in maps.items()}
 
-    codec = CornerNetCodec.of(CornerNet(published=True, **settings), 4, 511, 511)
+    codec = corner_codec(file, **settings)
     test = test.model_copy(update={"keep_resolution": True})
     predict = Predictor(network, codec, Input(height=511, width=511), test, list("abcd"), granularity=128)
     expected = arrays[case]

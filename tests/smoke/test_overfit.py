@@ -38,6 +38,7 @@ NETWORKS = {
     "dlav0": "ctdet model.arch=dlav0 model.num_layers=34 model.width=0.125 train.num_epochs=10",
     "hourglass": "ctdet model.arch=hourglass model.num_layers=104 model.hourglass_levels=2 model.width=0.0625 train.num_epochs=6",
     "cornernet": "cornernet model.arch=dlav0 model.num_layers=34 model.width=0.125 train.num_epochs=12",
+    "triplet": "triplet model.arch=dlav0 model.num_layers=34 model.width=0.125 train.num_epochs=12",
     "resdcn": "ctdet model.arch=resdcn model.num_layers=18 model.width=0.5 train.num_epochs=11 train.learning_rate.base_lr=0.001",
     "dla": "ctdet model.arch=dla model.num_layers=34 model.width=0.125 train.num_epochs=8",
     "hrnet": "ctdet model.arch=hrnet model.num_layers=18 model.hrnet_blocks=1 model.width=0.45 train.num_epochs=8 runtime.cpu_kernels=nnabla train.learning_rate.base_lr=0.001",

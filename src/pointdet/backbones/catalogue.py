@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import nnabla as nn
 
 from pointdet.backbones import dla, hourglass, hrnet, resnet
 from pointdet.config import schema
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode
+from pointdet.ops.layers import Mode, conv_norm, uniform_in
 
 DEPTHS = {
     "resnet": tuple(resnet.STAGES),
@@ -24,8 +25,25 @@ DEPTHS = {
 BASES = {"resdcn": "resnet", "dlav0": "dla"}
 
 
-def build(model: schema.Model) -> Callable[[nn.Variable, Mode], list[nn.Variable]]:
+Backbone = Callable[[nn.Variable, Mode], list[nn.Variable]]
+
+
+def build(model: schema.Model) -> Backbone:
     """The backbone of a configuration. Errors: PointDetError for a depth that does not exist."""
+    backbone, channels = _backbone(model), model.feature_channels
+    return backbone if channels is None else partial(_with_neck, backbone, channels)
+
+
+def _with_neck(backbone: Backbone, channels: int, x: nn.Variable, mode: Mode) -> list[nn.Variable]:
+    features = backbone(x, mode)
+    out = []
+    for stack, feature in enumerate(features, 1):
+        with nn.parameter_scope(f"stack{stack}/neck" if len(features) > 1 else "neck"):
+            out.append(conv_norm(feature, channels, 3, mode, init=uniform_in))
+    return out
+
+
+def _backbone(model: schema.Model) -> Backbone:
     depths = DEPTHS[model.arch]
     if model.num_layers not in depths:
         known = ", ".join(map(str, depths))

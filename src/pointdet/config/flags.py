@@ -12,7 +12,7 @@ from pointdet.config.load import load
 from pointdet.config.schema import Config
 from pointdet.errors import PointDetError
 
-DETECTORS = ("ctdet", "cornernet")
+DETECTORS = ("ctdet", "cornernet", "triplet")
 CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "cfg"
 
 

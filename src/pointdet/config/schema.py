@@ -60,6 +60,9 @@ class Model(Section):
     """Channel factor of backbone and upsampling, for small machines; other than 1 it gives multiples of 8."""
     head_channels: Positive = 64
     """Channels of the 3x3 convolution that opens every head."""
+    feature_channels: Positive | None = None
+    """A 3x3 convolution behind the backbone to this many channels, which are those of corner and centre pooling too.
+    null: no convolution; corners and centres are pooled with head_channels."""
     pretrained_model_dir: str | None = None
     """Folder of ImageNet backbones (``resnet18_nchw_imagenet.h5``). None: random initialisation."""
 
@@ -130,10 +133,13 @@ class CtDet(Section):
     """Start the heatmap head's first bias at -2.19 too, as the NNabla example did (its units are dead at first)."""
 
 
-class CornerNet(Section):
-    name: Literal["cornernet"] = "cornernet"
+class CornerDetector(Section):
+    """What CornerNet and triplets have in common."""
+
     max_objects: Positive = 128
     """Objects trained per image; further ones are left out (and counted)."""
+    radius: Literal["published", "iou"] = "iou"
+    """Gaussian radius: the one that keeps an IoU of min_overlap, or CenterNet's published formula."""
     min_overlap: float = Field(default=0.3, gt=0.0, lt=1.0)
     """IoU that a box keeps when its corners are off by the radius of their Gaussians."""
     pull_weight: NotNegative = 0.5
@@ -154,6 +160,23 @@ class CornerNet(Section):
     """Above 0, boxes that suppress others move to a mean with them; published: 10, with several scales. 0 is off."""
     published: bool = False
     """Detections as in the published numbers: mirrored boxes a pixel aside, and soft-NMS with its two faults."""
+
+
+class CornerNet(CornerDetector):
+    name: Literal["cornernet"] = "cornernet"
+
+
+class Triplet(CornerDetector):
+    name: Literal["triplet"] = "triplet"
+    radius: Literal["published", "iou"] = "published"
+    min_overlap: float = Field(default=0.7, gt=0.0, lt=1.0)
+    pull_weight: NotNegative = 0.6
+    push_weight: NotNegative = 0.6
+    top_k: Positive = 70
+    """Keypoints of each kind, over all classes together."""
+    published: bool = False
+    """Detections as in the published numbers: as for CornerNet, and a box takes the first centre that confirms it, of
+    scale 1 alone, instead of the best one of all scales."""
 
 
 class LearningRate(Section):
@@ -241,7 +264,7 @@ class Test(Section):
 class Config(Section):
     dataset: Dataset
     model: Model = Model()
-    detector: CtDet | CornerNet = Field(default=CtDet(), discriminator="name")
+    detector: CtDet | CornerNet | Triplet = Field(default=CtDet(), discriminator="name")
     input: Input = Input()
     augment: Augment = Augment()
     train: Train = Train()
@@ -261,6 +284,8 @@ class Config(Section):
             raise ValueError(
                 f"train.learning_rate.warmup_epochs ({rate.warmup_epochs:g}) exceeds num_epochs ({self.train.num_epochs})"
             )
+        if isinstance(self.detector, Triplet) and self.detector.published and 1.0 not in self.test.scales:
+            raise ValueError("detector.published takes centres from scale 1 alone; add 1 to test.scales")
         self.model.check_side("input.height", self.input.height)
         self.model.check_side("input.width", self.input.width)
         return self

@@ -7,7 +7,7 @@ Outputs and targets meet by name. Of the four parts only the codec works outside
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -62,10 +62,18 @@ class Codec(Protocol):
     def painted(self, targets: Maps) -> Maps:
         """The maps of a network that has learnt the `targets` of one image: what `decode` reads them back from."""
 
-    def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
-        """The `count` best, best first, of what was decoded of one image at all scales: boxes_image.
+    def select(
+        self,
+        parts: Sequence[Detections],
+        scales: Sequence[float],
+        size: tuple[int, int],
+        soft_nms: bool,
+        count: int,
+    ) -> Detections:
+        """The `count` best, best first, of what was decoded of one image at each of `scales`: boxes_image.
 
-        height, width: of the image. suppress: soft-NMS is asked for, or there are several scales.
+        size: height and width of the image. Several scales find an object several times, so soft-NMS follows them
+        whether or not it is asked for.
         """
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pointdet.backbones import catalogue as backbones
-from pointdet.config.schema import Config, CornerNet
+from pointdet.config.schema import Config, CornerDetector, Triplet
 from pointdet.detectors.base import Codec, Detector, Head, Loss
 from pointdet.detectors.cornernet.codec import CornerNetCodec
 from pointdet.detectors.cornernet.head import CornerNetHead
@@ -12,6 +12,8 @@ from pointdet.detectors.cornernet.loss import CornerNetLoss
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.detectors.ctdet.head import CtDetHead
 from pointdet.detectors.ctdet.loss import CtDetLoss
+from pointdet.detectors.triplet.codec import KEYPOINTS, TripletCodec
+from pointdet.detectors.triplet.head import TripletHead
 
 
 def build(config: Config, num_classes: int) -> Detector:
@@ -21,8 +23,13 @@ def build(config: Config, num_classes: int) -> Detector:
     head: Head
     loss: Loss
     codec: Codec
-    if isinstance(settings, CornerNet):
-        head = CornerNetHead(num_classes, channels)
+    pooling_channels = config.model.feature_channels or channels
+    if isinstance(settings, Triplet):
+        head = TripletHead(num_classes, pooling_channels, channels)
+        loss = CornerNetLoss.of(settings, KEYPOINTS)
+        codec = TripletCodec(CornerNetCodec.of(settings, num_classes, height, width))
+    elif isinstance(settings, CornerDetector):
+        head = CornerNetHead(num_classes, pooling_channels, channels)
         loss = CornerNetLoss.of(settings)
         codec = CornerNetCodec.of(settings, num_classes, height, width)
     else:

@@ -37,28 +37,29 @@ def gaussian_radius(
     return np.minimum(np.minimum(outwards / (4 * min_overlap), inwards), shifted)
 
 
-@lru_cache(maxsize=256)
-def _gaussian(radius: int) -> npt.NDArray[np.float32]:
-    """(2 radius + 1, 2 radius + 1), standard deviation a sixth of its side, 1 in the middle; do not write."""
+@lru_cache(maxsize=512)
+def _gaussian(radius: int, deviations: int) -> npt.NDArray[np.float32]:
+    """(2 radius + 1, 2 radius + 1), `deviations` standard deviations along a side, 1 in the middle; do not write."""
     distance = np.arange(-radius, radius + 1, dtype=np.float64)
-    sigma = (2 * radius + 1) / 6
+    sigma = (2 * radius + 1) / deviations
     squares = distance[:, None] ** 2 + distance**2
     kernel: npt.NDArray[np.float32] = np.exp(-squares / (2 * sigma**2)).astype(np.float32)
     kernel.flags.writeable = False
     return kernel
 
 
-def draw_gaussian(plane: npt.NDArray[np.float32], x: int, y: int, radius: int) -> None:
+def draw_gaussian(plane: npt.NDArray[np.float32], x: int, y: int, radius: int, deviations: int = 6) -> None:
     """Raises `plane` (h, w), in place, to a Gaussian with its peak, 1, at cell (x, y) of the plane.
 
-    Nothing reaches further than `radius` along x or y, and what leaves the plane is cut off. Where Gaussians
-    meet the larger value stays.
+    Nothing reaches further than `radius` along x or y, which are `deviations` standard deviations from end to end, and
+    what leaves the plane is cut off. Where Gaussians meet the larger value stays.
     """
     height, width = plane.shape
     left, right = max(x - radius, 0), min(x + radius + 1, width)
     top, bottom = max(y - radius, 0), min(y + radius + 1, height)
     window = plane[top:bottom, left:right]
-    inside = _gaussian(radius)[top - y + radius : bottom - y + radius, left - x + radius : right - x + radius]
+    whole = _gaussian(radius, deviations)
+    inside = whole[top - y + radius : bottom - y + radius, left - x + radius : right - x + radius]
     np.maximum(window, inside, out=window)
 
 

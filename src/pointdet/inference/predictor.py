@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -148,13 +148,9 @@ class Predictor:
 
     def _decode(self, view: View, maps: Maps, mirrored: Maps | None) -> Detections:
         found = self.codec.decode(maps, self.test.max_detections, mirrored)
-        return replace(found, boxes=view.boxes_to_image(found.boxes))
+        return found.to_image(view)
 
     def _select(self, image: Prepared, parts: list[Detections]) -> Detections:
-        """The detections of all scales as one list, best first.
-
-        Several scales find the same object several times, so they always go through soft-NMS.
-        """
-        suppress = len(parts) > 1 or self.test.soft_nms
-        found = Detections.join(parts)
-        return self.codec.select(found, image.height, image.width, suppress, self.test.max_detections)
+        """The detections of all scales as one list, best first."""
+        test, size = self.test, (image.height, image.width)
+        return self.codec.select(parts, test.scales, size, test.soft_nms, test.max_detections)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corner pools (Law and Deng, 2018, section 3.3) from NNabla's own functions: any size, layout and device.
+"""Corner pools (Law and Deng, 2018, section 3.3) and pools of whole lines from NNabla's own functions: any size, layout and device.
 
 `top` looks from each cell down to the last row, `bottom` up to the first, `left` to the right end, `right` to the
 first column; each takes the maximum of what it sees. Of equal values the one farthest away receives the gradient.
@@ -36,6 +36,13 @@ def corner_pool(x: nn.Variable, direction: Direction, mode: Mode) -> nn.Variable
             x = F.concatenate(_part(x, axis, 0, reach), F.maximum2(high, low), axis=axis)
         reach *= 2
     return x
+
+
+def line_pool(x: nn.Variable, vertical: bool, mode: Mode) -> nn.Variable:
+    """The maximum of each column, or row, in all its cells; of the shape of x (Duan et al., 2019, section 3.2)."""
+    axis = 2 - mode.channel_last if vertical else 3 - mode.channel_last
+    shape = list(x.shape)
+    return F.broadcast(F.max(x, axis=axis, keepdims=True), shape)
 
 
 def _part(x: nn.Variable, axis: int, start: int, stop: int) -> nn.Variable:

@@ -256,7 +256,7 @@ def test_candidates_are_cut_to_the_image_and_suppressed(suppress):
     boxes = np.float32([[-5, 10, 30, 40], [0, 10, 30, 44], [50, 50, 70, 130]])
     corner_scores = np.float32([[0.9, 0.7], [0.8, 0.7], [0.5, 0.7]])
     found = Detections(boxes, np.array([1, 1, 1]), corner_scores.mean(axis=1), corner_scores)
-    best = codec_of().select(found, 100, 60, suppress, 2)
+    best = codec_of().select([found], [1.0], (100, 60), suppress, 2)
     np.testing.assert_array_equal(best.boxes, [[0, 10, 30, 40], [50, 50, 60, 100]])
     assert best.scores.tolist() == found.scores[[0, 2]].tolist()
 

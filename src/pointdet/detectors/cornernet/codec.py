@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pointdet.config.schema import CornerNet
+from pointdet.config.schema import CornerDetector
 from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
 from pointdet.structures import Annotation, Detections, Maps
 from pointdet.suppression import SoftNms
@@ -17,13 +18,45 @@ from pointdet.suppression import SoftNms
 CORNERS = ("top_left", "bottom_right")
 
 
-class Corners(NamedTuple):
-    """The corners of one kind found in an image, best first."""
+class Keypoints(NamedTuple):
+    """The keypoints of one kind found in an image, best first."""
 
     labels: npt.NDArray[np.int64]  # (K,)
-    points: npt.NDArray[np.float32]  # (K, 2) x and y in cells
-    tags: npt.NDArray[np.float32]  # (K,)
+    points: npt.NDArray[np.float32]  # (K, 2) x and y in pixels of the input
     scores: npt.NDArray[np.float32]  # (K,)
+    cells: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # their rows and columns in the maps
+
+
+class Objects(NamedTuple):
+    """The objects of one image that are learnt."""
+
+    labels: npt.NDArray[np.int64]  # (N,)
+    corners_cells: npt.NDArray[np.float64]  # (N, 2, 2)
+    radii: npt.NDArray[np.int64]  # (N,) of their Gaussians, in cells
+    left_out: int  # how many more can be seen
+
+
+def draw_keypoints(
+    targets: Maps, kind: str, points: npt.NDArray[np.float64], objects: Objects, deviations: int = 6
+) -> None:
+    """Fill the targets of one kind of keypoint: `points` (N, 2) are those of the objects, x and y in cells."""
+    labels, cells = objects.labels.tolist(), points.astype(np.int64)
+    heatmap, count = targets[f"{kind}_heatmap"], len(labels)
+    for label, (x, y), radius in zip(labels, cells.tolist(), objects.radii.tolist(), strict=True):
+        draw_gaussian(heatmap[label], x, y, radius, deviations)
+    index = cells[:, 1] * heatmap.shape[2] + cells[:, 0]
+    targets[f"{kind}_offset"][:count] = points - cells
+    targets[f"{kind}_index"][:count] = index
+    targets[f"{kind}_positives"][0] = len(set(zip(labels, index.tolist(), strict=True)))
+
+
+def painted_keypoints(targets: Maps, kind: str) -> Maps:
+    """Heatmap and offset of one kind of keypoint of a network that has learnt these targets."""
+    heatmap, rows = targets[f"{kind}_heatmap"], targets["mask"] > 0
+    ys, xs = np.unravel_index(targets[f"{kind}_index"][rows].astype(np.int64), heatmap.shape[1:])
+    offset = np.zeros((2, *heatmap.shape[1:]), np.float32)
+    offset[:, ys, xs] = targets[f"{kind}_offset"][rows].T
+    return {f"{kind}_heatmap": heatmap, f"{kind}_offset": offset}
 
 
 @dataclass(frozen=True)
@@ -39,6 +72,7 @@ class CornerNetCodec:
     height: int  # of the network's input; only encode asks, decode takes maps of any size
     width: int
     max_objects: int
+    radius: Literal["published", "iou"]
     min_overlap: float
     top_k: int  # corners of each kind that are paired
     candidates: int  # pairs kept of an image at one scale, and as many of its mirror image
@@ -47,13 +81,14 @@ class CornerNetCodec:
     stride: int = 4
 
     @staticmethod
-    def of(detector: CornerNet, num_classes: int, height: int, width: int) -> CornerNetCodec:
+    def of(detector: CornerDetector, num_classes: int, height: int, width: int) -> CornerNetCodec:
         """The codec of a configuration; `height`, `width` are those of the network's input."""
         return CornerNetCodec(
             num_classes,
             height,
             width,
             detector.max_objects,
+            detector.radius,
             detector.min_overlap,
             detector.top_k,
             detector.candidates,
@@ -70,14 +105,20 @@ class CornerNetCodec:
         one row per object, offset (M, 2), x and y of the corner from that of its cell, index (M,) of that cell,
         y * w + x. mask (M,): 0 in rows without an object.
         """
-        map_height, map_width = -(-self.height // self.stride), -(-self.width // self.stride)
         shapes: dict[str, tuple[int, ...]] = {"mask": (self.max_objects,)}
         for corner in CORNERS:
-            shapes[f"{corner}_heatmap"] = (self.num_classes, map_height, map_width)
-            shapes[f"{corner}_offset"] = (self.max_objects, 2)
-            shapes[f"{corner}_index"] = (self.max_objects,)
-            shapes[f"{corner}_positives"] = (1,)
+            shapes |= self.keypoint_shapes(corner)
         return shapes
+
+    def keypoint_shapes(self, kind: str) -> dict[str, tuple[int, ...]]:
+        """The part of `target_shapes` that one kind of keypoint has."""
+        map_height, map_width = -(-self.height // self.stride), -(-self.width // self.stride)
+        return {
+            f"{kind}_heatmap": (self.num_classes, map_height, map_width),
+            f"{kind}_offset": (self.max_objects, 2),
+            f"{kind}_index": (self.max_objects,),
+            f"{kind}_positives": (1,),
+        }
 
     def encode(self, annotation: Annotation, targets: Maps) -> int:
         """Fills `targets` from boxes_input; returns how many visible objects exceeded `max_objects`.
@@ -87,6 +128,14 @@ class CornerNetCodec:
         """
         for target in targets.values():
             target.fill(0)
+        objects = self.learnt(annotation, targets)
+        for corner, points in zip(CORNERS, objects.corners_cells.swapaxes(0, 1), strict=True):
+            draw_keypoints(targets, corner, points, objects)
+        targets["mask"][: len(objects.labels)] = 1
+        return objects.left_out
+
+    def learnt(self, annotation: Annotation, targets: Maps) -> Objects:
+        """The objects that find a place in `targets`, as `encode` describes them."""
         map_height, map_width = targets["top_left_heatmap"].shape[1:]
         sides = np.array([self.width, self.height], np.float64)
         corners_input = np.clip(annotation.boxes.reshape(-1, 2, 2), 0, sides - 1)
@@ -94,21 +143,9 @@ class CornerNetCodec:
         sizes = corners_cells[:, 1] - corners_cells[:, 0]
         visible = np.flatnonzero((sizes > 0).all(axis=1))
         kept = visible[: self.max_objects]
-        count, labels = len(kept), annotation.labels[kept]
-
         whole = np.ceil(sizes[kept])
-        radii = gaussian_radius(whole[:, 1], whole[:, 0], self.min_overlap, "iou").astype(np.int64)
-        for corner, points in zip(CORNERS, corners_cells[kept].swapaxes(0, 1), strict=True):
-            cells = points.astype(np.int64)
-            index = cells[:, 1] * map_width + cells[:, 0]
-            heatmap = targets[f"{corner}_heatmap"]
-            for label, (x, y), radius in zip(labels.tolist(), cells.tolist(), radii.tolist(), strict=True):
-                draw_gaussian(heatmap[label], x, y, radius)
-            targets[f"{corner}_offset"][:count] = points - cells
-            targets[f"{corner}_index"][:count] = index
-            targets[f"{corner}_positives"][0] = len(set(zip(labels.tolist(), index.tolist(), strict=True)))
-        targets["mask"][:count] = 1
-        return len(visible) - count
+        radii = gaussian_radius(whole[:, 1], whole[:, 0], self.min_overlap, self.radius).astype(np.int64)
+        return Objects(annotation.labels[kept], corners_cells[kept], radii, len(visible) - len(kept))
 
     def decode(self, maps: Maps, count: int, mirrored: Maps | None = None) -> Detections:
         """Candidates, boxes_input with corner scores, of an image and of its mirror image; `select` reads them.
@@ -121,11 +158,14 @@ class CornerNetCodec:
             return own
         # Corners change their kind in a mirror, so maps cannot be averaged: boxes come back instead.
         others = self._pairs(mirrored, max(count, self.candidates))
+        return Detections.join([own, self.mirror(others, mirrored)])
+
+    def mirror(self, found: Detections, mirrored: Maps) -> Detections:
+        """What was found in the maps of the mirror image as it lies in the image: boxes_input both."""
         width = self._sides(mirrored)[0]
         last = width if self.suppression.published else width - 1
-        left, right = last - others.boxes[:, 2], last - others.boxes[:, 0]
-        boxes = np.stack([left, others.boxes[:, 1], right, others.boxes[:, 3]], axis=1)
-        return Detections.join([own, replace(others, boxes=boxes)])
+        left, right = last - found.boxes[:, 2], last - found.boxes[:, 0]
+        return replace(found, boxes=np.stack([left, found.boxes[:, 1], right, found.boxes[:, 3]], axis=1))
 
     def painted(self, targets: Maps) -> Maps:
         """The maps of a network that has learnt these targets; of corners in one cell the last one's tag stays."""
@@ -133,45 +173,50 @@ class CornerNetCodec:
         tags = np.arange(rows.sum()) * (1 + self.tag_distance)
         maps: Maps = {}
         for corner in CORNERS:
-            heatmap = targets[f"{corner}_heatmap"]
-            cells = targets[f"{corner}_index"][rows].astype(np.int64)
-            ys, xs = np.unravel_index(cells, heatmap.shape[1:])
-            maps[f"{corner}_heatmap"] = heatmap
-            maps[f"{corner}_tag"] = np.zeros((1, *heatmap.shape[1:]), np.float32)
+            maps |= painted_keypoints(targets, corner)
+            shape = maps[f"{corner}_heatmap"].shape[1:]
+            ys, xs = np.unravel_index(targets[f"{corner}_index"][rows].astype(np.int64), shape)
+            maps[f"{corner}_tag"] = np.zeros((1, *shape), np.float32)
             maps[f"{corner}_tag"][0, ys, xs] = tags
-            maps[f"{corner}_offset"] = np.zeros((2, *heatmap.shape[1:]), np.float32)
-            maps[f"{corner}_offset"][:, ys, xs] = targets[f"{corner}_offset"][rows].T
         return maps
 
-    def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
+    def select(
+        self,
+        parts: Sequence[Detections],
+        scales: Sequence[float],
+        size: tuple[int, int],
+        soft_nms: bool,
+        count: int,
+    ) -> Detections:
         """The `count` best after suppression, boxes_image cut to the image; it is always suppressed."""
-        boxes = np.clip(found.boxes, 0, np.array([width, height] * 2, np.float32))
+        found = Detections.join(parts)
+        boxes = np.clip(found.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
         return self.suppression(replace(found, boxes=boxes), count)
+
+    def keypoints(self, maps: Maps, kind: str) -> Keypoints:
+        """The `top_k` peaks of a heatmap; a cell of probability 0 is none."""
+        labels, ys, xs, scores = peaks(maps[f"{kind}_heatmap"], self.top_k)
+        count = np.count_nonzero(scores > 0)
+        labels, ys, xs, scores = labels[:count], ys[:count], xs[:count], scores[:count]
+        points = (np.stack([xs, ys], axis=1) + maps[f"{kind}_offset"][:, ys, xs].T).astype(np.float32)
+        map_height, map_width = maps[f"{kind}_heatmap"].shape[1:]
+        pixels = (points * (self._sides(maps) / [map_width, map_height])).astype(np.float32)
+        return Keypoints(labels, pixels, scores, (ys, xs))
 
     def _pairs(self, maps: Maps, count: int) -> Detections:
         """The best pairs of corners that can be those of one object."""
-        first, second = (self._corners(maps, corner) for corner in CORNERS)
+        first, second = (self.keypoints(maps, corner) for corner in CORNERS)
+        tags = [maps[f"{c}_tag"][0][found.cells] for c, found in zip(CORNERS, (first, second), strict=True)]
         fit = first.labels[:, None] == second.labels
-        fit &= np.abs(first.tags[:, None] - second.tags) <= self.tag_distance
+        fit &= np.abs(tags[0][:, None] - tags[1]) <= self.tag_distance
         fit &= (first.points[:, None] <= second.points).all(axis=2)
         a, b = np.nonzero(fit)
         scores = (first.scores[a] + second.scores[b]) / 2
         best = np.argsort(-scores, kind="stable")[:count]
         a, b, scores = a[best], b[best], scores[best]
-        map_height, map_width = maps["top_left_heatmap"].shape[1:]
-        pixels = self._sides(maps) / [map_width, map_height]
-        boxes = np.concatenate([first.points[a] * pixels, second.points[b] * pixels], axis=1)
+        boxes = np.concatenate([first.points[a], second.points[b]], axis=1)
         corner_scores = np.stack([first.scores[a], second.scores[b]], axis=1)
-        return Detections(boxes.astype(np.float32), first.labels[a], scores, corner_scores)
-
-    def _corners(self, maps: Maps, corner: str) -> Corners:
-        """The peaks of a heatmap; a cell of probability 0 is none."""
-        found = peaks(maps[f"{corner}_heatmap"], self.top_k)
-        labels, ys, xs = (part[found[3] > 0] for part in found[:3])
-        points = np.stack([xs, ys], axis=1) + maps[f"{corner}_offset"][:, ys, xs].T
-        return Corners(
-            labels, points.astype(np.float32), maps[f"{corner}_tag"][0, ys, xs], found[3][: len(xs)]
-        )
+        return Detections(boxes, first.labels[a], scores, corner_scores)
 
     def _sides(self, maps: Maps) -> npt.NDArray[np.int64]:
         """Width and height of the input that these maps were made of."""

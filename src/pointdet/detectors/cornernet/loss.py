@@ -11,7 +11,7 @@ import nnabla.functions as F
 import numpy as np
 import numpy.typing as npt
 
-from pointdet.config.schema import CornerNet
+from pointdet.config.schema import CornerDetector
 from pointdet.detectors.cornernet.codec import CORNERS
 from pointdet.ops.losses import gather_cells, heatmap_focal, masked_smooth_l1, pull_and_push
 from pointdet.structures import Batch
@@ -25,17 +25,26 @@ class CornerNetLoss:
     push_weight: float = 0.5
     offset_weight: float = 1.0
     embedding_loss: Literal["mean", "published"] = "mean"
-    divisors: tuple[str, ...] = (*(f"{corner}_positives" for corner in CORNERS), "objects", "images")
+    keypoints: tuple[str, ...] = CORNERS  # that have a heatmap and an offset; only corners have tags
 
     @staticmethod
-    def of(detector: CornerNet) -> CornerNetLoss:
+    def of(detector: CornerDetector, keypoints: tuple[str, ...] = CORNERS) -> CornerNetLoss:
         """The loss of a configuration."""
         return CornerNetLoss(
-            detector.pull_weight, detector.push_weight, detector.offset_weight, detector.embedding_loss
+            detector.pull_weight,
+            detector.push_weight,
+            detector.offset_weight,
+            detector.embedding_loss,
+            keypoints,
         )
 
+    @property
+    def divisors(self) -> tuple[str, ...]:
+        """Names of the numbers that `count` gives."""
+        return (*(f"{kind}_positives" for kind in self.keypoints), "objects", "images")
+
     def count(self, batch: Batch) -> npt.NDArray[np.float64]:
-        """Cells of both heatmaps that are exactly 1, objects, and images of one batch.
+        """Cells of each heatmap that are exactly 1, objects, and images of one batch.
 
         The published sum of pull and push over a batch is the mean over batches: to it a batch is one image.
         """
@@ -43,7 +52,7 @@ class CornerNetLoss:
         images = weight.sum()
         return np.array(
             [
-                *(np.sum(batch[f"{corner}_positives"][:, 0] * weight) for corner in CORNERS),
+                *(np.sum(batch[f"{kind}_positives"][:, 0] * weight) for kind in self.keypoints),
                 np.sum(batch["mask"].sum(axis=1) * weight),
                 images if self.embedding_loss == "mean" else float(images > 0),
             ]
@@ -75,18 +84,19 @@ class CornerNetLoss:
         weight = targets["weight"]
         mask = targets["mask"] * F.reshape(weight, (-1, 1))
         heatmaps, offsets, tags = [], [], []
-        for corner in CORNERS:
-            heatmap, index = f"{corner}_heatmap", targets[f"{corner}_index"]
-            positives = divisors[f"{corner}_positives"]
+        for kind in self.keypoints:
+            heatmap, index = f"{kind}_heatmap", targets[f"{kind}_index"]
+            positives = divisors[f"{kind}_positives"]
             heatmaps.append(heatmap_focal(outputs[heatmap], targets[heatmap], weight, positives))
-            offset = gather_cells(outputs[f"{corner}_offset"], index)
-            offsets.append(masked_smooth_l1(offset, targets[f"{corner}_offset"], mask, divisors["objects"]))
-            tags.append(F.reshape(gather_cells(outputs[f"{corner}_tag"], index), index.shape))
+            offset = gather_cells(outputs[f"{kind}_offset"], index)
+            offsets.append(masked_smooth_l1(offset, targets[f"{kind}_offset"], mask, divisors["objects"]))
+            if kind in CORNERS:
+                tags.append(F.reshape(gather_cells(outputs[f"{kind}_tag"], index), index.shape))
         pull, push = pull_and_push(tags[0], tags[1], mask)
         images = F.maximum_scalar(divisors["images"], 1)
         return {
-            "heatmap": heatmaps[0] + heatmaps[1],
+            "heatmap": sum(heatmaps[1:], heatmaps[0]),
             "pull": F.sum(pull) / images,
             "push": F.sum(push) / images,
-            "offset": offsets[0] + offsets[1],
+            "offset": sum(offsets[1:], offsets[0]),
         }

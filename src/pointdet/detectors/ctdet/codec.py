@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,9 +110,17 @@ class CtDetCodec:
             maps[name][:, ys, xs] = targets[name][rows].T
         return maps
 
-    def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
-        """The `count` best, after soft-NMS where it is asked for; boxes may stick out of the image."""
-        return SoftNms()(found, count) if suppress else found.best(count)
+    def select(
+        self,
+        parts: Sequence[Detections],
+        scales: Sequence[float],
+        size: tuple[int, int],
+        soft_nms: bool,
+        count: int,
+    ) -> Detections:
+        """The `count` best, after soft-NMS where it is asked for or needed; boxes may stick out of the image."""
+        found = Detections.join(parts)
+        return SoftNms()(found, count) if soft_nms or len(scales) > 1 else found.best(count)
 
     def merge_mirrored(self, maps: Maps, mirrored: Maps) -> Maps:
         """The maps of one image, averaged with those of its mirror image.

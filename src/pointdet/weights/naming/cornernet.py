@@ -40,15 +40,15 @@ def our_name(key: str, stacks: int) -> str | None:
         before, after, stack, layer, leaf = found.groups()
         part = POOLING[layer]
         ours = LEAVES["bn" if part.endswith("bn") else "conv"].get(leaf)
-        return f"{_scope(stack, stacks)}{CORNERS[before or after]}/{part}/{ours}" if ours else None
+        return f"{scope(stack, stacks)}{CORNERS[before or after]}/{part}/{ours}" if ours else None
     if found := HEAD.fullmatch(bare):
         corner, kind, simple_kind, simple_corner, stack, layer, leaf = found.groups()
         part = "conv1" if layer == "0.conv" else "final"
         branch = f"{CORNERS[corner or simple_corner]}/{BRANCHES[kind or simple_kind]}_{part}"
-        return f"{_scope(stack, stacks)}{branch}/conv/{LEAVES['conv'][leaf]}"
+        return f"{scope(stack, stacks)}{branch}/conv/{LEAVES['conv'][leaf]}"
     return trunk_name(key)
 
 
-def _scope(stack: str, stacks: int) -> str:
+def scope(stack: str, stacks: int) -> str:
     """Heads of a single stack have no scope of their own."""
     return f"stack{int(stack) + 1}/" if stacks > 1 else ""

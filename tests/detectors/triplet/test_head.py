@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks of keypoint triplets against published ones: pooling modules, whole detectors, sizes."""
+
+import networks
+import nnabla as nn
+import numpy as np
+import pytest
+
+from pointdet.detectors import catalogue
+from pointdet.detectors.cornernet.head import DIRECTIONS
+from pointdet.detectors.triplet.head import cascade_corner_pooling, centre_pooling
+from pointdet.ops.layers import Mode
+from pointdet.weights.naming.triplet import our_name
+
+MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right", "center_pool": "centre"}
+KEYPOINTS = {"tl": "top_left", "br": "bottom_right", "ct": "centre"}
+OUTPUTS = {"heatmap": "heat", "tag": "tag", "offset": "regr"}
+
+
+def built(num_classes=80, **model):
+    config = networks.config(model=model, detector={"name": "triplet"})
+    detector = catalogue.build(config, num_classes)
+    detector.make_parameters(config.model.granularity)
+    return detector
+
+
+def size(detector):
+    return sum(v.size for v in detector.parameters(learnt_only=True).values())
+
+
+@pytest.mark.parametrize("kernels", ["nnabla", "blas"])
+@pytest.mark.parametrize("module", MODULES)
+def test_published_pooling(golden, module, kernels):
+    arrays, keypoint = golden("triplet_pooling.npz"), MODULES[module]
+    nn.clear_parameters()
+    for training in (False, True):
+        mode = Mode(training, kernels=kernels)
+        x = nn.Variable.from_numpy_array(arrays["x"])
+        x.need_grad = True
+        with nn.parameter_scope(keypoint):
+            if keypoint == "centre":
+                y = centre_pooling(x, 8, 128, mode)
+            else:
+                y = cascade_corner_pooling(x, DIRECTIONS[keypoint], 8, 128, mode)
+        parameters = nn.get_parameters(grad_only=False)
+        entries = golden("networks_triplet.json")["pooling"][module]
+        names = {
+            key: our_name(f"{'ct' if keypoint == 'centre' else module[:2]}_cnvs.0.{key}", 1)
+            for key, _ in entries
+        }
+        assert set(names.values()) == set(parameters)
+        for key, shape in entries:
+            leaf = names[key].rpartition("/")[2]
+            value = networks.formula(f"triplet.{module}.{key}", shape, leaf, "", 1)
+            parameters[names[key]].d = value.reshape(parameters[names[key]].shape)
+        for v in (x, *nn.get_parameters().values()):
+            v.grad.zero()
+        y.forward()
+        y.backward(arrays["grad_output"])
+        expected = arrays[f"{module}/{'train/y' if training else 'eval/y_f64'}"]
+        np.testing.assert_allclose(y.d, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        gradient = arrays[f"{module}/{'train' if training else 'eval'}/gx"]
+        # Of br_pool in evaluation a millionth more or less of the input turns a unit, and with it the gradient: there
+        # the rounding of NNabla's own convolution decides.
+        if (module, kernels, training) != ("br_pool", "nnabla", False):
+            np.testing.assert_allclose(x.g, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
+    for name, published in (
+        ("vertical/conv/W", "p1_conv1.conv.weight"),
+        ("feature/bn/gamma", "conv2.bn.weight"),
+    ):
+        expected = arrays[f"{module}/train/g_{published}"]
+        found = parameters[f"{keypoint}/{name}"].g.reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    for statistic in ("mean", "var"):
+        found = parameters[f"{keypoint}/pooled/bn/{statistic}"].d.ravel()
+        expected = arrays[f"{module}/train/running_{statistic}_p_bn1"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    nn.clear_parameters()
+
+
+@pytest.mark.parametrize(
+    ("layers", "count"), [(52, 104_844_152), (104, 210_062_960)], ids=["Hourglass-52", "Hourglass-104"]
+)
+def test_published_network(golden, layers, count):
+    arrays = golden(f"network_triplet{layers}.npz")
+    entries = golden("networks_triplet.json")[f"triplet{layers}"]
+    detector = built(arch="hourglass", num_layers=layers, head_channels=256)
+    assert size(detector) == count
+    parameters, filled = detector.parameters(), set()
+    for key, shape in entries["parameters"]:
+        name = our_name(key, 2 if layers == 104 else 1)
+        value = networks.formula(key, shape, name.rpartition("/")[2], "B/", entries["gain_B"])
+        parameters[name].d = value.reshape(parameters[name].shape)
+        filled.add(name)
+    assert filled == set(parameters)
+    stacks = networks.run_stacks(detector, arrays["x"], Mode(training=False, kernels="blas"))
+    for number, outputs in enumerate(stacks):
+        assert len(outputs) == 8
+        for short, keypoint in KEYPOINTS.items():
+            for ours, theirs in OUTPUTS.items():
+                if (short, ours) != ("ct", "tag"):
+                    name = f"B/s{number}/{short}_{theirs}"
+                    networks.assert_close(outputs[f"{keypoint}_{ours}"], arrays, name)
+
+
+@pytest.mark.parametrize(
+    ("arch", "num_layers", "hidden", "count"),
+    [
+        ("hrnet", 18, 270, 21_627_788),
+        ("hrnet", 32, 480, 45_779_384),
+        ("hrnet", 48, 720, 86_837_048),
+        # The published sum has 41,728 parameters more, of two projections that nothing reads.
+        ("dla", 34, 64, 26_952_344 - 41_728),
+    ],
+)
+def test_sizes_of_the_extension(arch, num_layers, hidden, count):
+    detector = built(arch=arch, num_layers=num_layers, feature_channels=256, head_channels=hidden)
+    assert size(detector) == count
+
+
+@pytest.mark.parametrize("arch", ["dlav0", "hourglass"])
+def test_any_width_and_layout(arch):
+    """NHWC gives what NCHW gives, with pooling of other channels than features and heads."""
+    depth = {"dlav0": 34, "hourglass": 104}[arch]
+    model = {"arch": arch, "num_layers": depth, "width": 0.125, "head_channels": 8, "feature_channels": 12}
+    if arch == "hourglass":
+        model["hourglass_levels"] = 2
+    found = []
+    for channel_last in (False, True):
+        nn.seed(3)
+        config = networks.config(
+            model=model, detector={"name": "triplet"}, mixed_precision={"channel_last": channel_last}
+        )
+        detector = catalogue.build(config, 3)
+        x = np.random.default_rng(0).standard_normal((1, 3, 64, 32)).astype(np.float32)
+        found.append(networks.run(detector, x, channel_last))
+    assert {name: array.shape for name, array in found[0].items()} == {
+        f"{keypoint}_{kind}": (1, channels, 16, 8)
+        for keypoint in KEYPOINTS.values()
+        for kind, channels in (("heatmap", 3), ("tag", 1), ("offset", 2))
+        if (keypoint, kind) != ("centre", "tag")
+    }
+    for name, array in found[0].items():
+        np.testing.assert_allclose(found[1][name], array, rtol=0, atol=1e-5 * np.abs(array).max())
