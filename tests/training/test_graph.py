@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from pointdet.ops.cpu.onednn import library_file
+from pointdet.structures import Annotation
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.solver import Solver
 
@@ -19,6 +20,9 @@ KERNELS = [
         marks=pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed"),
     ),
 ]
+
+# One network of each detector.
+DETECTORS = ["resnet", *(name for name, settings in tiny.NETWORKS.items() if "detector.name" in settings[0])]
 
 
 def gradients(model, batches, parts):
@@ -55,6 +59,26 @@ def test_accumulated_passes_are_the_joined_batch(data, batches):
     second, _ = gradients(model, pair[1:], 1)
     wrong = max(np.abs(first[name] + second[name] - one[name]).max() for name in one)
     assert wrong > 0.1 * largest
+
+
+@pytest.mark.parametrize("network", DETECTORS)
+def test_images_may_come_one_by_one_and_without_objects(data, batches, network):
+    """A batch of one is a batch; an image without objects adds background alone, and two of them harm nobody."""
+    settings = tiny.NETWORKS[network]
+    model = tiny.model(tiny.config(data, *settings))
+    single = tiny.model(tiny.config(data, *settings, "train.batch_size=1"))
+    (batch,) = batches(model, 1)
+    codec = model.detector.codec
+    for image in (0, 1):
+        codec.encode(Annotation.of([], []), {name: batch[name][image] for name in codec.target_shapes()})
+        joined, terms = gradients(model, [batch], 1)
+        one_by_one, sums = gradients(single, [batch], 2)
+        assert sums == pytest.approx(terms, rel=1e-5) and terms["total"] >= terms["heatmap"] > 0
+        assert (terms["total"] == terms["heatmap"]) == (image == 1)
+        largest = max(np.abs(gradient).max() for gradient in joined.values())
+        assert np.isfinite(largest) and largest > 0
+        for name, gradient in joined.items():
+            np.testing.assert_allclose(one_by_one[name], gradient, rtol=0, atol=1e-5 * largest, err_msg=name)
 
 
 @pytest.mark.parametrize("network", tiny.NETWORKS)

@@ -20,6 +20,8 @@ from pointdet.weights.fit import fit
 MIXED = ("mixed_precision.mixed_precision=true", "mixed_precision.loss_scaling=16")
 ON_CPU = ("model.width=0.03", "train.batch_size=2", "input.height=32", "input.width=32")
 ON_GPU = ("model.width=0.25", "train.batch_size=8", "input.height=128", "input.width=128")
+# One network of each detector.
+DETECTORS = ["resnet", *(name for name, settings in tiny.NETWORKS.items() if "detector.name" in settings[0])]
 STEM = "conv1/conv/W"  # has a fourth channel in half
 # Colour and losses: what has a range or a sum of its own.
 NEVER_HALF = {"BatchMatmul", "Exp", "Log", "LogSigmoid", "Sigmoid", "Sum", "Gather", "AbsoluteError", "Div2"}
@@ -147,6 +149,28 @@ def test_half_detects_as_float(make, network):
         assert found[name].dtype == np.float32 and (found[name] != maps).any()
         largest = 1.5 if name in model.detector.head.heatmaps else np.abs(maps).max()
         np.testing.assert_allclose(found[name], maps, rtol=0, atol=0.02 * largest, err_msg=name)
+
+
+@pytest.mark.parametrize("logit", [-2000.0, 2000.0])
+@pytest.mark.parametrize("network", DETECTORS)
+def test_saturated_logits_harm_nothing(make, batches, network, logit):
+    """Every cell of every class is as sure as half allows, and wrong: the loss is large, the gradients are sound."""
+    model = make(network, *MIXED)
+    training, (batch,) = Training(model), batches(model, 1)
+    final = "/".join(model.detector.class_bias.split("/")[-3:])
+    biases = [v for name, v in training.parameters.items() if name.endswith(final)]
+    assert len(biases) == len(model.detector.head.heatmaps)
+    for bias in biases:
+        bias.d = np.full(bias.shape, logit)
+    assert 1000 < training.step(batch) < np.inf and training.skipped == 0
+    for name, parameter in training.parameters.items():
+        assert np.isfinite(parameter.d).all(), name
+    assert all((np.abs(bias.d) < abs(logit)).any() for bias in biases)  # saturated cells learn
+
+    half = Network(model.detector, model.runtime, normalisation(model.config.input, 4), half=True)
+    maps = {name: array[0] for name, array in half(np.zeros((1, 32, 32, 3), np.uint8)).items()}
+    assert all((maps[name] == (logit > 0)).all() for name in model.detector.head.heatmaps)
+    assert np.isfinite(model.detector.codec.decode(maps, 10).boxes).all()
 
 
 def test_a_scale_too_large_costs_its_steps_and_nothing_else(make, batches, tmp_path):

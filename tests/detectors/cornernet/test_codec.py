@@ -226,6 +226,16 @@ def test_equal_scores_come_in_the_order_of_their_corners():
     np.testing.assert_allclose(best.boxes[:, :2], [[8, 8], [8, 60], [60, 8]], atol=1e-4)
 
 
+def test_a_map_of_one_value_gives_its_first_cells():
+    maps = single_corners()
+    for corner in CORNERS:
+        maps[f"{corner}_heatmap"][:] = 0.25
+    found = codec_of(3, 48, 64, top_k=4).decode(maps, 100)
+    expected = [[4 * left, 0, 4 * right, 0] for left in range(4) for right in range(left, 4)]
+    np.testing.assert_array_equal(found.boxes, expected)
+    assert not found.labels.any() and (found.scores == 0.25).all()
+
+
 @pytest.mark.parametrize("side", [127, 128])
 def test_boxes_of_the_mirror_image_come_back(side):
     boxes = np.float32([[10, 20, 60, 50], [30.5, 4.25, 99.75, 80]])

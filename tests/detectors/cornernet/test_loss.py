@@ -200,6 +200,25 @@ def test_pull_and_push_worked_out(tags, pull, push):
         assert mean[name] == pytest.approx(summed[name] / len(tags), rel=1e-6)
 
 
+def test_five_hundred_objects():
+    rng = np.random.default_rng(4)
+    tags, offsets = rng.normal(0, 20, (500, 2)), rng.normal(0, 1, (1, 500, 2))
+    stack = {f"{c}_heatmap": np.full((1, 1, 20, 25), -60.0) for c in CORNERS}
+    targets = {"mask": np.ones((1, 500))}
+    for c, column in zip(CORNERS, tags.T, strict=True):
+        stack[f"{c}_tag"] = placed(column[None, :, None], 20, 25)
+        stack[f"{c}_offset"] = placed(offsets, 20, 25)
+        targets[f"{c}_offset"], targets[f"{c}_index"] = 0 * offsets, np.arange(500)[None]
+        targets[f"{c}_heatmap"] = np.zeros((1, 1, 20, 25))
+    terms, _ = run(CornerNetLoss(), [stack], targets)
+    close = np.maximum(1 - np.abs(np.subtract.outer(tags.mean(axis=1), tags.mean(axis=1))), 0)
+    assert terms["push"] == pytest.approx((close.sum() - 500) / (500 * 499), rel=1e-4)
+    assert terms["pull"] == pytest.approx(np.mean((tags[:, 0] - tags[:, 1]) ** 2) / 2, rel=1e-5)
+    error = np.abs(offsets)
+    each = np.where(error < 1, error**2 / 2, error - 0.5).sum() / 500
+    assert terms["offset"] == pytest.approx(2 * each, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("heatmap", "logits", "expected"),
     [
