@@ -88,7 +88,7 @@ def natural(name: str) -> list[tuple[str, int]]:
 def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: Path) -> Metrics:
     """Measure one checkpoint on all ranks; rank 0 prints and writes, every rank returns."""
     from pointdet.data.catalogue import read_dataset
-    from pointdet.evaluation.metrics import measure
+    from pointdet.evaluation.metrics import false_discovery_rates, measure
     from pointdet.evaluation.report import table, write_detections, write_metrics
     from pointdet.evaluation.run import evaluate
     from pointdet.inference.from_flags import restore_model
@@ -103,6 +103,8 @@ def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: P
     metrics: Metrics = {}
     if runtime.ranks.rank == 0:
         metrics = measure(dataset, detections, config.metric)
+        if config.metric == "coco":
+            metrics |= false_discovery_rates(dataset, detections)
         write_detections(folder / "detections.json", dataset, detections)
         write_metrics(folder / "metrics.json", dataset, config.metric, metrics)
         print(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}")
@@ -123,8 +125,8 @@ def write_csv(rows: Sequence[tuple[str, Metrics]], path: Path) -> None:
 
 
 def summary(rows: Sequence[tuple[str, Metrics]]) -> str:
-    """The means of all checkpoints in percent, and which is the best by AP."""
-    means = [name for name in rows[0][1] if "/" not in name]
+    """The means of all checkpoints in percent, as many as fit a screen, and which is the best by AP."""
+    means = [name for name in rows[0][1] if "/" not in name and (name.startswith("AP") or name == "FD")]
     wide = max(len(name) for name in ("checkpoint", *(name for name, _ in rows)))
     lines = [" ".join([f"{'checkpoint':<{wide}}", *(f"{mean:>6}" for mean in means)])]
     lines += [" ".join([f"{name:<{wide}}", *(f"{100 * m[mean]:6.1f}" for mean in means)]) for name, m in rows]

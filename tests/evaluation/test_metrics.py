@@ -12,7 +12,14 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pointdet.evaluation.metrics import COCO_NUMBERS, coco_entries, coco_metrics, measure, voc_metrics
+from pointdet.evaluation.metrics import (
+    COCO_NUMBERS,
+    coco_entries,
+    coco_metrics,
+    false_discovery_rates,
+    measure,
+    voc_metrics,
+)
 from pointdet.structures import Annotation, Dataset, Detections, Record
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "average_precision.json").read_text())
@@ -65,7 +72,8 @@ def drawn_scene(images=40, seed=3):
     return dataset, found
 
 
-def pycocotools_numbers(dataset, found, category_ids=()):
+def pycocotools_evaluation(dataset, found, **parameters):
+    """pycocotools' own evaluation; `parameters` such as catIds and iouThrs."""
     truth = COCO()
     truth.dataset = {
         "images": [{"id": r.image_id, "height": r.height, "width": r.width} for r in dataset.records],
@@ -95,26 +103,90 @@ def pycocotools_numbers(dataset, found, category_ids=()):
         # Through text, as a user hands the result file to pycocotools.
         result = truth.loadRes(json.loads(json.dumps(coco_entries(dataset, found))))
         evaluation = COCOeval(truth, result, "bbox")
-        if category_ids:
-            evaluation.params.catIds = list(category_ids)
+        vars(evaluation.params).update(parameters)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats
+    return evaluation
 
 
 def test_coco_numbers_are_those_of_pycocotools(capfd):
     dataset, found = drawn_scene()
     metrics = coco_metrics(dataset, found)
     assert capfd.readouterr() == ("", "")
-    expected = pycocotools_numbers(dataset, found)
+    expected = pycocotools_evaluation(dataset, found).stats
     assert 0.1 < metrics["AP"] < 0.9
     np.testing.assert_allclose([metrics[name] for name in COCO_NUMBERS], expected, rtol=1e-12)
     for name, category in zip(dataset.class_names, dataset.category_ids, strict=True):
-        alone = pycocotools_numbers(dataset, found, [category])
+        alone = pycocotools_evaluation(dataset, found, catIds=[category]).stats
         got = [metrics[f"AP/{name}"], metrics[f"AP50/{name}"]]
         np.testing.assert_allclose(got, np.where(alone[:2] < 0, np.nan, alone[:2]), rtol=1e-12)
     assert math.isnan(metrics["AP/e"])  # no object of the last class
+
+
+RATES = {"FD": slice(10), "FD05": 0, "FD25": 4, "FD50": 9, "FD75": 10}
+FOUND_AT = np.append(np.linspace(0.05, 0.5, 10), 0.75)
+
+
+def test_false_discovery_rates_are_those_of_pycocotools(capfd):
+    """Crowds, all sizes, and a class without objects, which is no part of the means."""
+    dataset, found = drawn_scene()
+    rates = false_discovery_rates(dataset, found)
+    assert capfd.readouterr() == ("", "")
+    precision = pycocotools_evaluation(dataset, found, iouThrs=FOUND_AT).eval["precision"][..., -1]
+    assert (precision == -1).any()
+    expected = {name: precision[thresholds, ..., 0] for name, thresholds in RATES.items()}
+    expected |= {f"FD{size}": precision[:10, ..., area] for area, size in enumerate("sml", 1)}
+    assert list(rates) == list(expected)
+    for name, values in expected.items():
+        assert rates[name] == pytest.approx(1 - values[values > -1].mean(), rel=1e-12), name
+    metrics = coco_metrics(dataset, found)
+    assert 0.1 < rates["FD05"] < rates["FD"] < rates["FD50"] == pytest.approx(1 - metrics["AP50"])
+    assert rates["FD75"] == pytest.approx(1 - metrics["AP75"])
+
+
+def plain_precision(dataset, found, label, threshold):
+    """The best precision at 101 recalls or beyond them; every detection takes the free object it covers best."""
+    scores, right, objects = [], [], 0
+    for record, one in zip(dataset.records, found, strict=True):
+        free = record.annotation.boxes[record.annotation.labels == label].tolist()
+        objects += len(free)
+        mine = one[one.labels == label]
+        for (x1, y1, x2, y2), score in sorted(
+            zip(mine.boxes.tolist(), mine.scores, strict=True), key=lambda pair: -pair[1]
+        ):
+            overlaps = []
+            for left, top, far, low in free:
+                common = max(min(x2, far) - max(x1, left), 0) * max(min(y2, low) - max(y1, top), 0)
+                union = (x2 - x1) * (y2 - y1) + (far - left) * (low - top) - common
+                overlaps.append(common / union)
+            right.append(max(overlaps, default=0) >= threshold)
+            if right[-1]:
+                del free[int(np.argmax(overlaps))]
+            scores.append(score)
+    hits = np.cumsum(np.array(right)[np.argsort(-np.array(scores), kind="stable")])
+    precision, recall = hits / np.arange(1, len(hits) + 1), hits / objects
+    return [precision[recall >= level].max(initial=0) for level in np.linspace(0, 1, 101)]
+
+
+def test_false_discovery_rates_counted_plainly():
+    random = np.random.default_rng(8)
+    annotations, found = [], []
+    for _ in range(6):
+        corners = random.uniform(0, 200, (4, 2))
+        boxes = np.concatenate([corners, corners + random.uniform(60, 120, (4, 2))], axis=1)
+        labels = random.integers(0, 2, 4)
+        annotations.append(Annotation.of(boxes, labels))
+        near = np.concatenate([boxes, boxes[:2]]) + random.normal(0, 12, (6, 4))
+        found.append(make_detections(near, np.concatenate([labels, labels[:2]]), random.random(6)))
+    dataset = make_dataset(annotations, "abc")  # no object of the last class
+    rates = false_discovery_rates(dataset, found)
+    precision = np.array(
+        [[plain_precision(dataset, found, label, iou) for label in (0, 1)] for iou in FOUND_AT]
+    )
+    for name, thresholds in RATES.items():
+        assert rates[name] == pytest.approx(np.mean(1 - precision[thresholds]), rel=1e-9), name
+    assert rates["FD05"] < rates["FD25"] < rates["FD75"]
 
 
 def test_coco_numbers_are_the_published_ones():
@@ -200,6 +272,8 @@ def test_nothing_found_and_nothing_to_find(metric):
     nothing = make_detections([], [], [])
     some = make_dataset([Annotation.of([[0, 0, 99, 99]], [0]), Annotation.of([], [])], ["a", "b"])
     metrics = measure(some, [nothing, nothing], metric)
+    rates = false_discovery_rates(some, [nothing, nothing])
+    assert rates["FD"] == rates["FD05"] == rates["FDl"] == 1 and math.isnan(rates["FDs"])
     assert metrics["AP"] == 0.0 and metrics["AP/a"] == 0.0 and math.isnan(metrics["AP/b"])
     empty = make_dataset([Annotation.of([], [])], ["a"])
     assert math.isnan(measure(empty, [make_detections([[0, 0, 9, 9]], [0], [0.5])], metric)["AP"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pointdet.errors import PointDetError
-from pointdet.evaluation.metrics import COCO_NUMBERS, coco_metrics, voc_metrics
+from pointdet.evaluation.metrics import COCO_NUMBERS, coco_metrics, false_discovery_rates, voc_metrics
 from pointdet.evaluation.report import table, write_detections, write_metrics, write_text
 from pointdet.structures import Annotation, Dataset, Detections, Record
 
@@ -51,6 +51,20 @@ def test_table_of_coco_has_the_twelve_numbers_and_the_classes():
     assert lines[3].split()[3:5] == ["-", "-"]  # no small and no medium object
     assert lines[5].split() == ["class", "AP", "AP50"]
     assert lines[6] == "traffic light   50.5   50.5"  # one of two objects: 51 of 101 recall points
+
+
+def test_table_has_a_row_of_false_discovery_rates():
+    metrics = coco_metrics(DATASET, FOUND) | false_discovery_rates(DATASET, FOUND)
+    lines = table(DATASET, "coco", metrics).splitlines()
+    assert tuple(lines[2].split()) == COCO_NUMBERS
+    assert lines[4:9] == [
+        "",
+        "False discovery rates, FD: IoU 0.05 to 0.50, in percent",
+        "",
+        "    FD   FD05   FD25   FD50   FD75    FDs    FDm    FDl",
+        "  49.5   49.5   49.5   49.5   49.5      -      -   49.5",
+    ]
+    assert lines[10].split() == ["class", "AP", "AP50"]
 
 
 def test_metrics_file_is_json_without_nan(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average precision as COCO (12 numbers) and Pascal VOC (2007 and 2010) define it, of unrounded detections.
+"""AP as COCO (12 numbers) and Pascal VOC (2007 and 2010) define it, and false discovery rates; nothing is rounded.
 
 A result is a flat ``dict[str, float]``: the means under their own names ("AP" is always the one that decides)
 and ``AP/<class>`` for each class. NaN means: no ground truth to measure against.
@@ -22,6 +22,9 @@ Metrics = dict[str, float]
 Floats = npt.NDArray[np.float64]
 
 COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+FD_OVERLAPS = np.append(np.linspace(0.05, 0.5, 10), 0.75)  # FD is the mean over the first ten
+FD_THRESHOLDS = {"FD05": 0, "FD25": 4, "FD50": 9, "FD75": 10}
+AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32), medium, large (above 96 x 96)
 VOC_OVERLAP = 0.5
 
 
@@ -37,9 +40,7 @@ def coco_metrics(dataset: Dataset, detections: Sequence[Detections]) -> Metrics:
 
     `detections` are boxes_image, one entry per record and in that order. Ignored objects count as crowds.
     """
-    _check_length(dataset, detections)
-    truth, found = COCO(_coco_truth(dataset)), COCO(_coco_found(dataset, detections))
-    evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *_: None)
+    evaluation = _coco_evaluation(dataset, detections)
     evaluation.run()
 
     metrics = {name: _mean(number) for name, number in zip(COCO_NUMBERS, evaluation.stats, strict=True)}
@@ -50,6 +51,29 @@ def coco_metrics(dataset: Dataset, detections: Sequence[Detections]) -> Metrics:
         metrics[f"AP/{name}"] = _mean(precision[:, :, column[category]])
         metrics[f"AP50/{name}"] = _mean(precision[0, :, column[category]])
     return metrics
+
+
+def false_discovery_rates(dataset: Dataset, detections: Sequence[Detections]) -> Metrics:
+    """How much of what is found is false (Duan et al., 2019, section 3.1): 1 - AP at low IoU thresholds.
+
+    "FD" is the mean over IoU 0.05, 0.10 to 0.50; "FDs", "FDm", "FDl" are that for small, medium and large objects;
+    "FD05", "FD25", "FD50" and "FD75" are those at one threshold. `detections` as for `coco_metrics`.
+    """
+    evaluation = _coco_evaluation(dataset, detections)
+    evaluation.params.iouThrs = FD_OVERLAPS
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., -1]
+    rates = {f"FD{area}": 1 - _mean(precision[:10, ..., i]) for i, area in enumerate(AREAS)}
+    single = {name: 1 - _mean(precision[i, ..., 0]) for name, i in FD_THRESHOLDS.items()}
+    return {"FD": rates.pop("FD"), **single, **rates}
+
+
+def _coco_evaluation(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval_faster:
+    """Set up, and silent."""
+    _check_length(dataset, detections)
+    truth, found = COCO(_coco_truth(dataset)), COCO(_coco_found(dataset, detections))
+    return COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *_: None)
 
 
 def coco_entries(dataset: Dataset, detections: Sequence[Detections]) -> list[dict[str, object]]:

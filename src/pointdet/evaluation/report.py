@@ -21,18 +21,20 @@ TITLES = {
 
 
 def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
-    """The means in one row, then one row for each class; a dash where there was nothing to find."""
+    """The means, the false discovery rates if there are any, the classes; a dash where there was nothing to find."""
     means = [name for name in metrics if "/" not in name]
+    rates = [name for name in means if name.startswith("FD")]
     columns = list(dict.fromkeys(name.split("/")[0] for name in metrics if "/" in name))
     wide = max(len(name) for name in (*dataset.class_names, "class"))
     lines = [
         f"{dataset.name}, {len(dataset)} images: {TITLES[metric]}",
         "",
-        " ".join(f"{name:>6}" for name in means),
-        " ".join(f"{_percent(metrics[name]):>6}" for name in means),
+        *_row(metrics, [name for name in means if name not in rates]),
         "",
-        f"{'class':<{wide}} " + " ".join(f"{name:>6}" for name in columns),
     ]
+    if rates:
+        lines += ["False discovery rates, FD: IoU 0.05 to 0.50, in percent", "", *_row(metrics, rates), ""]
+    lines.append(f"{'class':<{wide}} " + " ".join(f"{name:>6}" for name in columns))
     for name in dataset.class_names:
         values = " ".join(f"{_percent(metrics[f'{column}/{name}']):>6}" for column in columns)
         lines.append(f"{name:<{wide}} {values}")
@@ -40,6 +42,12 @@ def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
     if unmeasured:
         lines += ["", f"No objects to find, so not part of the means: {', '.join(unmeasured)}."]
     return "\n".join(lines)
+
+
+def _row(metrics: Metrics, names: Sequence[str]) -> list[str]:
+    """The names, and below them the numbers."""
+    numbers = (_percent(metrics[name]) for name in names)
+    return [" ".join(f"{word:>6}" for word in line) for line in (names, numbers)]
 
 
 def _percent(value: float) -> str:
