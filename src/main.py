@@ -35,6 +35,13 @@ def parse() -> argparse.Namespace:
     flags.add_run_flags(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the run folder")
     parser.add_argument(
+        "--iter",
+        type=int,
+        default=0,
+        metavar="N",
+        help="continue it from its checkpoint after N steps; newer ones are set aside",
+    )
+    parser.add_argument(
         "--checkpoint", type=Path, metavar="PATH", help="start from these parameters (fine-tuning)"
     )
     parser.add_argument(
@@ -77,7 +84,7 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
     from pointdet.training.trainer import Trainer
 
     runtime = runtimes.start(*flags.device(args), config.runtime.cpu_kernels)
-    last = start.begin(folder, args.resume, runtime)
+    last = start.begin(folder, args.resume, runtime, args.iter)
     train_set, val_set = splits(config)
     model = start.fresh(config, train_set.class_names, runtime)
     if last is None and args.checkpoint is not None:
@@ -89,6 +96,8 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
         if last is not None:
             trainer.resume(last)
         start.open_folder(folder, config, runtime)
+        if args.iter:
+            start.go_back(folder, args.iter, runtime)
         finished = trainer.run()
     logger.info("the run is in %s", folder)
     return 0 if finished else 128 + signal.SIGTERM

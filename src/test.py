@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 from pointdet.config import flags
 from pointdet.errors import PointDetError
+from pointdet.weights.checkpoint import at_iteration
 
 if TYPE_CHECKING:
     from pointdet.evaluation.metrics import Metrics
     from pointdet.runtime import Runtime
+
+SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 
 
 def parse() -> argparse.Namespace:
@@ -34,7 +37,13 @@ def parse() -> argparse.Namespace:
         "--checkpoint_dir", type=Path, metavar="FOLDER", help="measure every checkpoint below this folder"
     )
     parser.add_argument(
-        "--split", choices=("test", "val"), help="default: test, or val where there is no test"
+        "--testiter", type=int, metavar="N", help="of the run --checkpoint_dir the checkpoint after N steps"
+    )
+    parser.add_argument(
+        "--split",
+        type=lambda name: SPLITS.get(name, name),
+        choices=("train", "val", "test"),
+        help="or training, validation, testing; default: test, or val where there is no test",
     )
     return parser.parse_args()
 
@@ -43,7 +52,9 @@ def main() -> int:
     args = parse()
     if (args.checkpoint is None) == (args.checkpoint_dir is None):
         raise PointDetError("give one of --checkpoint and --checkpoint_dir")
-    found = [] if args.checkpoint_dir is None else checkpoints_below(args.checkpoint_dir)
+    if args.testiter is not None:
+        args.checkpoint = checkpoint_at(args.checkpoint_dir, args.testiter)
+    found = [] if args.checkpoint is not None else checkpoints_below(args.checkpoint_dir)
 
     from pointdet.inference.from_flags import start_runtime
 
@@ -60,6 +71,13 @@ def main() -> int:
     if runtime.ranks.rank == 0:
         print(f"\n{summary(rows)}; written to {args.save_dir / 'checkpoints.csv'}")
     return 0
+
+
+def checkpoint_at(folder: Path | None, iteration: int) -> Path:
+    """The checkpoint after so many steps of a run, whose folder or checkpoints folder is given."""
+    if folder is None:
+        raise PointDetError("--testiter chooses one checkpoint of a run; give --checkpoint_dir RUN with it")
+    return at_iteration(folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder, iteration)
 
 
 def checkpoints_below(folder: Path) -> list[Path]:

@@ -40,6 +40,15 @@ def test_checkpoints_are_found_in_natural_order(tmp_path):
         door("test").checkpoints_below(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("given", "split"),
+    [("train", "train"), ("training", "train"), ("validation", "val"), ("val", "val"), ("testing", "test")],
+)
+def test_splits_have_two_names(monkeypatch, given, split):
+    monkeypatch.setattr(sys, "argv", ["test.py", "ctdet", "--split", given])
+    assert door("test").parse().split == split
+
+
 def test_sweep_names_the_best_and_keeps_all_numbers(tmp_path):
     rows = [
         ("epoch_1", {"AP": 1 / 3, "AP50": 0.5, "AP/cat": 0.1}),
@@ -60,6 +69,8 @@ def test_sweep_names_the_best_and_keeps_all_numbers(tmp_path):
     [
         ("test", "ctdet", "error: give one of --checkpoint and --checkpoint_dir"),
         ("test", "ctdet --checkpoint_dir .", "error: there is no checkpoint below ."),
+        ("test", "ctdet --checkpoint_dir . --testiter 5", "error: . has no checkpoint of iteration 5"),
+        ("test", "ctdet --checkpoint x --testiter 5", "error: --testiter chooses one checkpoint of a run"),
         ("demo", "ctdet --checkpoint x.h5 --demo absent.jpg", "error: absent.jpg does not exist"),
         (
             "demo",

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,23 @@ def test_wrong_number_of_classes(monkeypatch, capfd, tmp_path, data):
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"x.h5 was trained for {count} classes, but 2 are asked" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_one_checkpoint_of_a_run_on_the_training_images(run, config, tmp_path):
+    """The testing door: a checkpoint is chosen by its iteration, a split by either of its names."""
+    folder, out = tmp_path / "run", tmp_path / "out"
+    assert run("ctdet", "--train-config", config, "-o", folder, "--set", "train.save_intervals=1")[0] == 0
+    test = runpy.run_path(str(SRC / "test.py"))["main"]
+    arguments = ("ctdet", "--checkpoint_dir", folder, "--save_dir", out, "--split", "training", "--testiter")
+    status, _, log = run(*arguments, 5, program=test)
+    assert status == 2 and log.endswith(
+        "checkpoints has no checkpoint of iteration 5; it has those of 4, 8\n"
+    )
+    status, printed, _ = run(*arguments, 4, program=test)
+    assert status == 0 and str(folder / "checkpoints" / "epoch_0001") in printed
+    written = json.loads((out / "metrics.json").read_text())
+    assert (written["dataset"], written["images"]) == ("shapes_train", 8)
+    assert written["metrics"]["FD50"] == pytest.approx(1 - written["metrics"]["AP50"])
 
 
 def test_a_run_is_not_overwritten(run, config, tmp_path):

@@ -3,6 +3,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,9 +127,9 @@ def assert_same_run(folder, whole):
 
 @pytest.fixture(scope="module")
 def whole(config):
-    """The run that nothing interrupts."""
+    """The run that nothing interrupts; it keeps a checkpoint of step 16."""
     folder = config.parent / "whole"
-    run(config, folder)
+    run(config, folder, "--set", "train.save_intervals=2")
     rows = journal(folder)
     assert [row["step"] for row in rows if row["total"]] == [str(step + 1) for step in range(ROWS)]
     assert [row["step"] for row in rows if row["AP"]] == ["16", "32"]
@@ -190,3 +191,14 @@ def test_resuming_a_run_that_is_done(config, whole):
     before = journal(whole)
     run(config, whole, "--resume")
     assert journal(whole) == before
+
+
+def test_continued_from_an_older_checkpoint(config, whole, tmp_path):
+    """--iter: as if the run had been stopped there; the checkpoints of what came after are kept elsewhere."""
+    folder = shutil.copytree(whole, tmp_path / "run")
+    log = run(config, folder, "--iter", "16")
+    aside = folder / "checkpoints" / "set_aside_1"
+    assert f"the checkpoints after iteration 16 are now in {aside}" in log and "epoch 3, step 0" in log
+    assert_same_run(folder, whole)
+    assert {"epoch_0004", "last"} <= {path.name for path in aside.iterdir()} <= {"epoch_0004", "last", "best"}
+    assert checkpoint.read_state(aside / "last") == checkpoint.read_state(whole / "checkpoints" / "last")

@@ -78,6 +78,26 @@ def test_replacements_that_were_interrupted_are_completed(tmp_path, config, log)
     assert {path.name for path in folder.iterdir()} == {"last", "best"}
 
 
+def test_an_older_checkpoint_is_chosen_by_its_iteration(tmp_path, log):
+    folder = tmp_path / "checkpoints"
+    for name, epoch in (("epoch_0001", 1), ("epoch_0002", 2), ("best", 2)):
+        checkpoint.save(folder / name, {"epoch": epoch, "updates_per_epoch": 5}, lambda folder: None)
+    runtime = start_runtime()
+    assert start.begin(tmp_path, False, runtime, iteration=5) == folder / "epoch_0001"
+    assert start.begin(tmp_path, True, runtime) == folder / "epoch_0002"  # the newest: `last` is gone
+    with pytest.raises(PointDetError, match="no checkpoint of iteration 7; it has those of 5, 10"):
+        start.begin(tmp_path, True, runtime, iteration=7)
+    with pytest.raises(PointDetError, match="already holds a run"):
+        start.begin(tmp_path, False, runtime)
+    with pytest.raises(PointDetError, match="no checkpoint to resume in .*none; start without --iter"):
+        start.begin(tmp_path / "none", False, runtime, iteration=5)
+    start.go_back(tmp_path, 10, runtime)
+    assert "iteration" not in log.text
+    start.go_back(tmp_path, 5, runtime)
+    assert f"the checkpoints after iteration 5 are now in {folder / 'set_aside_1'}" in log.text
+    assert start.begin(tmp_path, True, runtime) == folder / "epoch_0001"
+
+
 def test_no_permission(tmp_path, config, log):
     (tmp_path / "file").write_text("")
     with pytest.raises(

@@ -96,6 +96,51 @@ def test_nothing_there(tmp_path):
     assert checkpoint.find(tmp_path / "runs" / "last") is None
 
 
+def run_of(folder, **iterations):
+    """A folder of checkpoints, ten updates in each epoch."""
+    for name, number in iterations.items():
+        state = {"epoch": number // 10, "updates_per_epoch": 10, "update": number % 10}
+        checkpoint.save(folder / name, state, write_files(number))
+    return folder
+
+
+def test_checkpoints_by_iteration(tmp_path):
+    folder = run_of(tmp_path, last=43, best=40, epoch_0002=20, epoch_0004=40)
+    (folder / ".best.writing").mkdir()
+    (folder / ".best.writing" / "state.json").write_text("{}")
+    found = [(number, path.name) for number, path in checkpoint.by_iteration(folder)]
+    assert found == [(20, "epoch_0002"), (40, "best"), (40, "epoch_0004"), (43, "last")]
+    assert checkpoint.at_iteration(folder, 20) == folder / "epoch_0002"
+    with pytest.raises(PointDetError, match="has no checkpoint of iteration 30; it has those of 20, 40, 43$"):
+        checkpoint.at_iteration(folder, 30)
+    with pytest.raises(
+        PointDetError, match="nothing has no checkpoint of iteration 30; give the folder of a run$"
+    ):
+        checkpoint.at_iteration(folder / "nothing", 30)
+
+
+def test_newer_checkpoints_are_set_aside(tmp_path):
+    folder = run_of(tmp_path, last=43, best=40, epoch_0002=20, epoch_0004=40)
+    assert checkpoint.set_aside(folder, 43) is None
+    assert checkpoint.set_aside(folder, 20) == folder / "set_aside_1"
+    run_of(folder, last=30)
+    assert checkpoint.set_aside(folder, 20) == folder / "set_aside_2"
+    left = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("state.json")}
+    assert left == {
+        *("epoch_0002", "set_aside_1/last", "set_aside_1/best", "set_aside_1/epoch_0004", "set_aside_2/last")
+    }
+    assert (h5_file.read(folder / "set_aside_1/last/parameters.h5")["layer/W"] == 43).all()
+
+
+def test_interrupted_replacements_are_completed(tmp_path):
+    run_of(tmp_path, **{".epoch_0002.old": 20, "last": 30, ".last.old": 20})
+    checkpoint.complete(tmp_path)
+    assert [(n, path.name) for n, path in checkpoint.by_iteration(tmp_path)] == [
+        (20, "epoch_0002"),
+        (30, "last"),
+    ]
+
+
 def test_a_disk_that_cannot_be_written_leaves_the_older_checkpoint(tmp_path):
     folder = tmp_path / "last"
     checkpoint.save(folder, {"epoch": 1}, write_files(1))

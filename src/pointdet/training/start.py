@@ -24,25 +24,38 @@ from pointdet.weights.imagenet import from_torch
 logger = logging.getLogger("pointdet")
 
 
-def begin(folder: Path, resume: bool, runtime: Runtime) -> Path | None:
-    """Start the log; the checkpoint to resume, or None. Writes nothing.
+def begin(folder: Path, resume: bool, runtime: Runtime, iteration: int = 0) -> Path | None:
+    """Start the log; the checkpoint to resume, the last or that of `iteration`, or None. Writes nothing.
 
     Errors: PointDetError when a run would be overwritten, or when there is nothing to resume.
     """
     log_to_console(runtime.ranks.rank)
-    last = None
+    chosen = None
     if runtime.ranks.rank == 0:
-        last = checkpoints.find(folder / "checkpoints" / "last")
-        checkpoints.find(folder / "checkpoints" / "best")  # may have been interrupted as well
-        if resume and last is None:
-            raise PointDetError(f"there is no checkpoint to resume in {folder}; start without --resume")
-        if last is not None and not resume:
+        checkpoints.complete(folder / "checkpoints")
+        found = checkpoints.by_iteration(folder / "checkpoints")
+        if found and not (resume or iteration):
             raise PointDetError(
                 f"{folder} already holds a run; add --resume to continue it, or choose another -o"
             )
-    last_anywhere: Path | None = runtime.ranks.broadcast(last)
+        if not found and (resume or iteration):
+            raise PointDetError(
+                f"there is no checkpoint to resume in {folder}; start without {'--iter' if iteration else '--resume'}"
+            )
+        if iteration:
+            chosen = checkpoints.at_iteration(folder / "checkpoints", iteration)
+        elif found:
+            chosen = checkpoints.find(folder / "checkpoints" / "last") or found[-1][1]
+    chosen_anywhere: Path | None = runtime.ranks.broadcast(chosen)
     logger.info("%s", runtime.describe())
-    return last_anywhere
+    return chosen_anywhere
+
+
+def go_back(folder: Path, iteration: int, runtime: Runtime) -> None:
+    """Set aside what a run did after `iteration`, so that going on from there replaces no checkpoint."""
+    aside = checkpoints.set_aside(folder / "checkpoints", iteration) if runtime.ranks.rank == 0 else None
+    if aside is not None:
+        logger.info("the checkpoints after iteration %d are now in %s", iteration, aside)
 
 
 def open_folder(folder: Path, config: Config, runtime: Runtime) -> None:

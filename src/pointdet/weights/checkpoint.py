@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -54,6 +55,44 @@ def find(folder: Path) -> Path | None:
     if not folder.exists() and (old / "state.json").is_file():
         old.rename(folder)
     return folder if (folder / "state.json").is_file() else None
+
+
+def complete(folder: Path) -> None:
+    """Complete every interrupted replacement of a checkpoint in `folder`."""
+    for old in sorted(folder.glob(".*.old")):
+        find(folder / old.name[1 : -len(".old")])
+
+
+def by_iteration(folder: Path) -> list[tuple[int, Path]]:
+    """The whole checkpoints in `folder` and how many updates each has seen, oldest first."""
+    found = [path.parent for path in folder.glob("*/state.json") if not path.parent.name.startswith(".")]
+    return sorted((iteration(read_state(path)), path) for path in found)
+
+
+def iteration(state: dict[str, Any]) -> int:
+    """The updates done before a checkpoint was written; 0 where it was not written by a training."""
+    return int(state.get("epoch", 0) * state.get("updates_per_epoch", 0) + state.get("update", 0))
+
+
+def at_iteration(folder: Path, number: int) -> Path:
+    """The checkpoint in `folder` after `number` updates. Errors: PointDetError with those that there are."""
+    found = dict(by_iteration(folder))
+    if number not in found:
+        known = f"it has those of {', '.join(map(str, found))}" if found else "give the folder of a run"
+        raise PointDetError(f"{folder} has no checkpoint of iteration {number}; {known}")
+    return found[number]
+
+
+def set_aside(folder: Path, number: int) -> Path | None:
+    """Move the checkpoints in `folder` after more than `number` updates to a new folder there; None: there are none."""
+    newer = [path for count, path in by_iteration(folder) if count > number]
+    if not newer:
+        return None
+    aside = next(path for n in itertools.count(1) if not (path := folder / f"set_aside_{n}").exists())
+    aside.mkdir()
+    for path in newer:
+        path.rename(aside / path.name)
+    return aside
 
 
 def read_state(folder: Path) -> dict[str, Any]:
