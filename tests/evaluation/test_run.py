@@ -119,4 +119,4 @@ def test_another_error_while_reading_ends_the_evaluation(tmp_path):
     with pytest.raises(ZeroDivisionError):
         on_one = ThreadRanks(0, 1, {"values": [None], "barrier": threading.Barrier(1)})
         evaluate(predictor, dataset, on_one)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from pointdet.data.images import ImageFault, read_image
+from pointdet.inference.pipeline import mapped
 from pointdet.structures import Dataset, Detections, Record
 
 if TYPE_CHECKING:
@@ -22,9 +20,6 @@ logger = logging.getLogger("pointdet")
 
 READING_THREADS = 4
 MOST_FAULTS_NAMED = 10
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detections]:
@@ -51,7 +46,7 @@ def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detec
         batch.clear()
 
     # None: a progress bar only where standard error is a terminal.
-    images = _ahead(read, mine, READING_THREADS + 2 * batch_size)
+    images = mapped(read, mine, READING_THREADS, READING_THREADS + 2 * batch_size)
     progress = tqdm(images, dataset.name, len(mine), unit="image", disable=None if ranks.rank == 0 else True)
     for index, prepared in enumerate(progress):
         if isinstance(prepared, ImageFault):
@@ -81,18 +76,3 @@ def _gather(ranks: Ranks, dataset: Dataset, found: list[Detections], faults: lis
                 " ..." * (len(every_fault) > MOST_FAULTS_NAMED),
             )
     return list(ranks.broadcast(together))
-
-
-def _ahead(work: Callable[[Item], Result], items: Sequence[Item], count: int) -> Iterator[Result]:
-    """`work` of each item in order, done by threads up to `count` items ahead of the consumer."""
-    pool = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="reader")
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > count:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
