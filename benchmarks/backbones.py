@@ -20,8 +20,6 @@ THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv e
 os.environ |= {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
 
 import machine
-import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 
 from pointdet import runtime as runtimes
@@ -29,6 +27,7 @@ from pointdet.backbones.catalogue import DEPTHS
 from pointdet.config.schema import Config, Dataset, Input, Model, Train
 from pointdet.detectors.base import Detector
 from pointdet.inference.network import build_graph
+from pointdet.ops.arithmetic import multiply_adds
 from pointdet.structures import Batch
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.start import fresh
@@ -111,16 +110,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 def gigaflops(detector: Detector, size: int) -> float:
     """Two for each multiply-add of the convolutions of one image."""
     graph = build_graph(detector, runtimes.start(), half=False, shape=(1, size, size), exportable=True)
-    total = [0.0]
-
-    def count(function: nn.function.Function) -> None:
-        kind = function.info.type_name
-        if kind.endswith(("Convolution", "Deconvolution")):
-            cells = function.inputs[0] if kind == "Deconvolution" else function.outputs[0]
-            total[0] += 2.0 * function.inputs[1].size * cells.shape[2] * cells.shape[3]
-
-    F.sink(*graph.outputs.values()).visit(count)
-    return total[0] / 1e9
+    return 2 * multiply_adds(graph.outputs.values()) / 1e9
 
 
 def draw_batch(config: Config, detector: Detector) -> Batch:
