@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in (image, folder, video, faulty files) and out (jpg, mp4)."""
+"""Pictures from images, folders, videos and cameras, and what is said where there are none."""
 
-import json
 import re
+import threading
 
 import cv2
 import numpy as np
 import pytest
 
 from pointdet.errors import PointDetError
-from pointdet.inference.sources import Frame, Sink, describe, frame_rate, frames, is_video
-from pointdet.structures import Detections
+from pointdet.inference.sources import open_source
+
+
+def frames(path):
+    return open_source(str(path)).frames()
 
 
 def picture(value, height=48, width=64):
@@ -27,9 +30,10 @@ def write_video(path, values, rate=10.0):
 
 def test_one_image(tmp_path):
     cv2.imwrite(str(tmp_path / "cat.PNG"), picture(70))
-    (frame,) = frames(tmp_path / "cat.PNG")
+    source = open_source(str(tmp_path / "cat.PNG"))
+    (frame,) = source.frames()
     assert frame.name == "cat" and (frame.image == picture(70)).all()
-    assert not is_video(tmp_path / "cat.PNG")
+    assert (source.name, source.count, source.rate, source.sound) == ("cat", 1, None, None)
 
 
 def test_folder_is_sorted_and_names_are_unique(tmp_path):
@@ -39,7 +43,9 @@ def test_folder_is_sorted_and_names_are_unique(tmp_path):
     cv2.imwrite(str(tmp_path / "image_9.png"), picture(200))
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "more.jpg").mkdir()
-    found = list(frames(tmp_path))
+    source = open_source(str(tmp_path))
+    assert source.count == 6 and source.rate is None
+    found = list(source.frames())
     assert [f.name for f in found] == ["image_5", "image_6", "image_7", "image_8", "image_9", "image_9_2"]
     assert [int(f.image[0, 0, 0]) for f in found] == [40, 30, 20, 10, 0, 200]
 
@@ -58,8 +64,10 @@ def test_folder_goes_on_after_a_bad_image_and_counts_it(tmp_path, caplog):
 def test_video(tmp_path, suffix, rate):
     path = tmp_path / f"film{suffix}"
     write_video(path, [0, 80, 160, 240], rate)
-    assert is_video(path) and frame_rate(path) == pytest.approx(rate)
-    found = list(frames(path))
+    source = open_source(str(path))
+    assert source.rate == pytest.approx(rate) and source.count == 4 and source.sound == path
+    found = list(source.frames())
+    assert [f.seconds for f in found] == pytest.approx([0, 1 / rate, 2 / rate, 3 / rate])
     assert [f.name for f in found] == [f"film_{i:06d}" for i in range(4)]
     np.testing.assert_allclose([f.image.mean() for f in found], [0, 80, 160, 240], atol=6)
 
@@ -71,7 +79,7 @@ def test_what_cannot_be_read_is_told_in_a_sentence_with_its_name(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.png").write_bytes(b"\x89PNG")
     for name, sentence in {
-        "absent.jpg": "does not exist; give an image, a folder of images or a video",
+        "absent.jpg": "does not exist; give an image, a folder of images, a video, or camera:0",
         "bad.jpg": "not an image that can be decoded",
         "bad.mp4": "is neither an image nor a video that OpenCV can read",
         "empty": "holds no images",
@@ -82,45 +90,66 @@ def test_what_cannot_be_read_is_told_in_a_sentence_with_its_name(tmp_path):
         assert sentence in str(error.value)
 
 
-def test_sink_of_images(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), picture(0))
-    sink = Sink(tmp_path / "a.png", tmp_path / "out" / "deep")
-    sink.write(Frame("a", picture(0)), picture(120))
-    sink.write(Frame("a", picture(0)), picture(60), "_heatmap")
-    sink.close()
-    written = sorted((tmp_path / "out" / "deep").iterdir())
-    assert [path.name for path in written] == ["a.jpg", "a_heatmap.jpg"]
-    np.testing.assert_allclose(cv2.imread(str(written[0])), picture(120), atol=2)
+def test_a_folder_left_early_leaves_no_threads(tmp_path):
+    for i in range(30):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i))
+    reading = frames(tmp_path)
+    next(reading)
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
 
 
-def test_sink_of_a_video(tmp_path):
-    write_video(tmp_path / "film.avi", [0, 50, 100], rate=12.5)
-    sink = Sink(tmp_path / "film.avi", tmp_path / "out")
-    for frame in frames(tmp_path / "film.avi"):
-        sink.write(frame, frame.image + 40)
-        sink.write(frame, picture(7, 31, 45), "_heatmap")  # odd sides
-    sink.close()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["film.mp4", "film_heatmap.mp4"]
-    assert frame_rate(tmp_path / "out" / "film.mp4") == pytest.approx(12.5)
-    means = [frame.image.mean() for frame in frames(tmp_path / "out" / "film.mp4")]
-    np.testing.assert_allclose(means, [40, 90, 140], atol=8)
-    assert next(frames(tmp_path / "out" / "film_heatmap.mp4")).image.shape == (30, 44, 3)
+def test_a_video_that_breaks_off_is_told(tmp_path, caplog, capfd):
+    path = tmp_path / "film.avi"
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for _ in range(20):
+        writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 5 < len(list(frames(path))) < 15
+    (warning,) = caplog.messages
+    assert re.search(r"film.avi breaks off after \d+ of 20 frames", warning)
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")  # begins like one
+    with pytest.raises(PointDetError, match="film.mp4 is neither an image nor a video"):
+        open_source(str(tmp_path / "film.mp4"))
+    assert capfd.readouterr() == ("", "")
 
 
-def test_sink_that_cannot_write_says_where(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PointDetError, match="file"):
-        Sink(tmp_path / "a.png", tmp_path / "file" / "out").write(Frame("a", picture(0)), picture(0))
+class Camera:
+    """Stands for cv2.VideoCapture of a camera with three pictures to give."""
+
+    def __init__(self, index):
+        self.index, self.left = index, 3
+
+    def isOpened(self):
+        return self.index == 2
+
+    def get(self, key):
+        return -1.0  # as cameras do that do not know their rate
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, picture(self.left)
+
+    def release(self):
+        self.left = -1
 
 
-def test_description_is_json_in_full_precision():
-    found = Detections(
-        np.array([[0.1, 1, 2, 3]], np.float32), np.array([1], np.int64), np.array([0.7], np.float32)
-    )
-    entry = json.loads(json.dumps(describe("a", found, ["cat", "dog"])))
-    box, score = [0.1, 1, 2, 3], np.float32(0.7)
-    assert entry["name"] == "a"
-    (detection,) = entry["detections"]
-    assert detection["class"] == "dog" and detection["label"] == 1
-    assert np.float32(detection["score"]) == score and detection["score"] == float(score)
-    assert (np.float32(detection["box_x1y1x2y2"]) == np.float32(box)).all()
+def test_camera(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    source = open_source("camera:2")
+    assert (source.name, source.count, source.rate, source.endless) == ("camera_2", None, 25.0, True)
+    frames = source.frames()
+    seen = [next(frames) for _ in range(3)]
+    with pytest.raises(PointDetError, match="camera 2 gives no more pictures"):
+        next(frames)
+    assert [frame.name for frame in seen] == [f"camera_2_{i:06d}" for i in range(3)]
+    assert seen[0].seconds == 0 and seen[0].seconds <= seen[1].seconds <= seen[2].seconds
+
+
+@pytest.mark.parametrize("place, index", [("webcam", 0), ("camera:61", 61)])
+def test_no_camera_is_one_sentence(place, index, capfd):
+    with pytest.raises(PointDetError, match=f"camera {index} cannot be opened; connect it"):
+        open_source(place)
+    assert capfd.readouterr() == ("", "")  # OpenCV has lines of its own

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where pictures come from (an image, a folder, a video) and where drawn ones go; nothing opens a window."""
+"""Where pictures come from: an image, a folder, a video, a camera."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+# Before OpenCV opens the first video: its decoder writes to the terminal what is said here in a sentence.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 import numpy as np
@@ -14,11 +22,15 @@ import numpy.typing as npt
 
 from pointdet.data.images import ImageFault, read_image
 from pointdet.errors import PointDetError
-from pointdet.structures import Detections
+from pointdet.inference.pipeline import mapped
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
+Frames = Generator["Frame", None, None]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+CAMERA = re.compile(r"webcam|camera:(\d+)")
+READING_THREADS = 4
+USUAL_RATE = 25.0
 
 logger = logging.getLogger("pointdet")
 
@@ -29,55 +41,75 @@ class Frame:
 
     name: str  # different for every frame of a source; what is made of the frame is called after it
     image: Image
+    seconds: float | None = None  # of a video or camera: since its first frame
 
 
-def is_video(path: Path) -> bool:
-    """Whether `frames` reads that path as a video: a file that is not called like an image."""
-    return path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES
+@dataclass(frozen=True)
+class Source:
+    """Frames, and what is known of them before the first one is read."""
+
+    name: str  # what is made of all frames together is called after it
+    frames: Callable[[], Frames]  # once
+    count: int | None = None  # of frames; of some videos an estimate
+    rate: float | None = None  # of a video or camera: frames per second
+    sound: Path | None = None  # the file that may hold some
+    endless: bool = False
 
 
-def frames(path: Path) -> Iterator[Frame]:
-    """The pictures of an image file, of a folder (sorted by name, subfolders aside) or of a video file.
+def open_source(place: str) -> Source:
+    """The source called "webcam", "camera:N" or by the path of an image, a folder or a video.
 
-    A folder's images that cannot be decoded are left out with one warning.
-    Errors: PointDetError for a path without any picture.
+    A folder's images come sorted by name, its subfolders are left out; those that cannot be decoded are told in one
+    warning. A file that is not called like an image is a video.
+    Errors: PointDetError, some of them when the frames are read, where there is no picture.
     """
-    if is_video(path):
-        yield from _video_frames(path)
-    elif path.is_dir():
-        yield from _folder_frames(path)
-    elif path.exists():
-        try:
-            yield Frame(path.stem, read_image(path))
-        except ImageFault as fault:
-            raise PointDetError(f"{fault}; give another image") from None
-    else:
-        raise PointDetError(f"{path} does not exist; give an image, a folder of images or a video")
+    if camera := CAMERA.fullmatch(place):
+        return _open_camera(int(camera[1] or 0))
+    path = Path(place)
+    if path.is_dir():
+        paths = _image_paths(path)
+        return Source(path.name, partial(_folder_frames, path, paths), len(paths))
+    if not path.exists():
+        raise PointDetError(
+            f"{path} does not exist; give an image, a folder of images, a video, or camera:0 for the first camera"
+        )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Source(path.stem, partial(_image_frame, path), 1)
+    return _open_video(path)
 
 
-def frame_rate(path: Path) -> float:
-    """Frames per second of a video file."""
-    capture = _open_video(path)
-    rate = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    return rate if 0 < rate < 1000 else 25.0  # some containers do not say
+def _image_frame(path: Path) -> Frames:
+    try:
+        yield Frame(path.stem, read_image(path))
+    except ImageFault as fault:
+        raise PointDetError(f"{fault}; give another image") from None
 
 
-def _folder_frames(folder: Path) -> Iterator[Frame]:
+def _image_paths(folder: Path) -> list[Path]:
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise PointDetError(
             f"the folder {folder} holds no images ({suffixes}); its subfolders are not searched"
         )
-    faults = []
-    for name, path in zip(_unique_names(paths), paths, strict=True):
+    return paths
+
+
+def _folder_frames(folder: Path, paths: Sequence[Path]) -> Frames:
+    def read(named: tuple[str, Path]) -> Frame | ImageFault:
         try:
-            image = read_image(path)
+            return Frame(named[0], read_image(named[1]))
         except ImageFault as fault:
-            faults.append(str(fault))
-            continue
-        yield Frame(name, image)
+            return fault
+
+    faults = []
+    named = zip(_unique_names(paths), paths, strict=True)
+    with closing(mapped(read, named, READING_THREADS, READING_THREADS)) as frames:
+        for frame in frames:
+            if isinstance(frame, ImageFault):
+                faults.append(str(frame))
+            else:
+                yield frame
     if len(faults) == len(paths):
         raise PointDetError(
             f"none of the {len(paths)} images in {folder} can be read; the first: {faults[0]}"
@@ -88,98 +120,78 @@ def _folder_frames(folder: Path) -> Iterator[Frame]:
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
     """The stems; where a.jpg and a.png lie in one folder, the second becomes a_2."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for path in paths:
         name, number = path.stem, 2
         while name in names:
             name, number = f"{path.stem}_{number}", number + 1
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
-def _open_video(path: Path) -> cv2.VideoCapture:
+def _open_video(path: Path) -> Source:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise PointDetError(
             f"{path} is neither an image nor a video that OpenCV can read; convert it to mp4 or jpg"
         )
-    return capture
+    rate, count = _rate(capture), max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
+    return Source(path.stem, partial(_video_frames, path, capture, rate, count), count, rate, sound=path)
 
 
-def _video_frames(path: Path) -> Iterator[Frame]:
-    capture = _open_video(path)
+def _video_frames(path: Path, capture: cv2.VideoCapture, rate: float, count: int | None) -> Frames:
     number = 0
+    for image in _captured(capture):
+        yield Frame(f"{path.stem}_{number:06d}", image, number / rate)
+        number += 1
+    if not number:
+        raise PointDetError(f"the video {path} holds no frame that can be decoded; convert it to mp4")
+    if count is not None and number < 0.98 * count:  # by less, some containers only estimate
+        logger.warning("the video %s breaks off after %d of %d frames", path, number, count)
+
+
+def _open_camera(index: int) -> Source:
+    with _silent_opencv():
+        capture = cv2.VideoCapture(index)
+    if not capture.isOpened():
+        raise PointDetError(
+            f"camera {index} cannot be opened; connect it, end the program that uses it, or give another: camera:N"
+        )
+    name = f"camera_{index}"
+    return Source(name, partial(_camera_frames, index, capture), rate=_rate(capture), endless=True)
+
+
+def _camera_frames(index: int, capture: cv2.VideoCapture) -> Frames:
+    start = None
+    for number, image in enumerate(_captured(capture)):
+        now = time.monotonic()
+        start = now if start is None else start
+        yield Frame(f"camera_{index}_{number:06d}", image, now - start)
+    raise PointDetError(f"camera {index} gives no more pictures; connect it again")
+
+
+def _captured(capture: cv2.VideoCapture) -> Iterator[Image]:
     try:
         while True:
             read, image = capture.read()
             if not read:
-                break
-            yield Frame(f"{path.stem}_{number:06d}", np.asarray(image, np.uint8))
-            number += 1
+                return
+            yield np.asarray(image, np.uint8)
     finally:
         capture.release()
-    if not number:
-        raise PointDetError(f"the video {path} holds no frame that can be decoded; convert it to mp4")
 
 
-def save_image(path: Path, image: Image) -> None:
-    """Write a picture; the suffix names the format, missing folders are made."""
-    encoded, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    if not encoded:
-        raise PointDetError(f"cannot encode a picture as {path}")
-    _make_folder(path.parent)
+def _rate(capture: cv2.VideoCapture) -> float:
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate < 1000 else USUAL_RATE  # some containers and cameras do not say
+
+
+@contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """Without the lines that OpenCV writes for each of its ways to reach a camera."""
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(0)
     try:
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise PointDetError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PointDetError(f"cannot make the folder {folder}: {error.strerror}; choose another") from None
-
-
-class Sink:
-    """Drawn pictures, kept in a folder: one mp4 where they come from a video, else one jpg for each.
-
-    The mp4 encoder leaves out the last row or column of a picture with odd sides.
-    """
-
-    def __init__(self, source: Path, folder: Path) -> None:
-        self._folder, self._stem = folder, source.stem
-        self._rate = frame_rate(source) if is_video(source) else None
-        self._videos: dict[str, cv2.VideoWriter] = {}
-
-    def write(self, frame: Frame, picture: Image, kind: str = "") -> None:
-        """Keep `picture`, made of that frame; `kind` is added to the name. In a video all have one size."""
-        if self._rate is None:
-            save_image(self._folder / f"{frame.name}{kind}.jpg", picture)
-            return
-        if kind not in self._videos:
-            _make_folder(self._folder)
-            path = self._folder / f"{self._stem}{kind}.mp4"
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._videos[kind] = cv2.VideoWriter(str(path), code, self._rate, picture.shape[1::-1])
-            if not self._videos[kind].isOpened():
-                raise PointDetError(f"cannot write the video {path}; choose another --save_dir")
-        self._videos[kind].write(picture)
-
-    def close(self) -> None:
-        """Finish the videos; players refuse unfinished ones."""
-        for video in self._videos.values():
-            video.release()
-
-
-def describe(name: str, found: Detections, class_names: Sequence[str]) -> dict[str, object]:
-    """The detections (boxes_image) of one frame as plain values for JSON, in full precision."""
-    return {
-        "name": name,
-        "detections": [
-            {"class": class_names[label], "label": label, "score": score, "box_x1y1x2y2": box}
-            for box, label, score in zip(
-                found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-            )
-        ],
-    }
+        yield
+    finally:
+        cv2.setLogLevel(level)
