@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure AP: python src/test.py ctdet --checkpoint RUN/checkpoints/best --data_dir D, also under mpirun.
+"""Measure AP, or speed: python src/test.py ctdet --checkpoint RUN/checkpoints/best --data_dir D, also under mpirun.
 
 Imports that reach NNabla stand inside the functions: a loader's worker processes import the main file again.
 """
@@ -45,6 +45,14 @@ def parse() -> argparse.Namespace:
         choices=("train", "val", "test"),
         help="or training, validation, testing; default: test, or val where there is no test",
     )
+    parser.add_argument(
+        "--benchmark",
+        type=int,
+        nargs="?",
+        const=32,
+        metavar="N",
+        help="measure time, arithmetic and memory instead of AP, with the first N images [32]",
+    )
     return parser.parse_args()
 
 
@@ -52,6 +60,8 @@ def main() -> int:
     args = parse()
     if (args.checkpoint is None) == (args.checkpoint_dir is None):
         raise PointDetError("give one of --checkpoint and --checkpoint_dir")
+    if args.benchmark is not None and (args.benchmark < 1 or args.checkpoint is None and args.testiter is None):
+        raise PointDetError("--benchmark measures one --checkpoint, with one image or more")
     if args.testiter is not None:
         args.checkpoint = checkpoint_at(args.checkpoint_dir, args.testiter)
     found = [] if args.checkpoint is not None else checkpoints_below(args.checkpoint_dir)
@@ -59,6 +69,9 @@ def main() -> int:
     from pointdet.inference.from_flags import start_runtime
 
     runtime = start_runtime(args)
+    if args.benchmark is not None:
+        benchmark(args, runtime)
+        return 0
     if args.checkpoint is not None:
         test(args, runtime, args.checkpoint, args.save_dir)
         return 0
@@ -128,6 +141,24 @@ def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: P
         print(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}")
         print(f"\n{len(dataset) / seconds:.1f} images/s; written to {folder}", flush=True)
     return metrics
+
+
+def benchmark(args: argparse.Namespace, runtime: Runtime) -> None:
+    """Measure what detecting costs; prints it and writes benchmark.json."""
+    from pointdet.data.catalogue import read_dataset
+    from pointdet.evaluation.benchmark import benchmark, table, write_cost
+    from pointdet.inference.from_flags import restore_model
+    from pointdet.inference.predictor import Predictor
+
+    if runtime.ranks.size > 1:
+        raise PointDetError("the benchmark is the work of one process; start it without mpirun")
+    model = restore_model(args, runtime, args.checkpoint)
+    config = model.config.dataset
+    dataset = read_dataset(config, args.split or ("test" if config.test else "val"), model.class_names)
+    records = dataset.records[: args.benchmark]
+    cost = benchmark(Predictor.of(model), model, records, runtime.describe())
+    write_cost(args.save_dir / "benchmark.json", cost)
+    print(f"\n{args.checkpoint}\n{table(cost)}\n\nwritten to {args.save_dir}", flush=True)
 
 
 def write_csv(rows: Sequence[tuple[str, Metrics]], path: Path) -> None:

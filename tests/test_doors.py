@@ -71,12 +71,13 @@ def test_sweep_names_the_best_and_keeps_all_numbers(tmp_path):
         ("test", "ctdet --checkpoint_dir .", "error: there is no checkpoint below ."),
         ("test", "ctdet --checkpoint_dir . --testiter 5", "error: . has no checkpoint of iteration 5"),
         ("test", "ctdet --checkpoint x --testiter 5", "error: --testiter chooses one checkpoint of a run"),
-        ("demo", "ctdet --checkpoint x.h5 --demo absent.jpg", "error: absent.jpg does not exist"),
         (
-            "demo",
-            "ctdet --checkpoint x.h5 --demo a/a.jpg --save_dir a",
-            "error: the pictures themselves lie in a",
+            "test",
+            "ctdet --checkpoint_dir . --benchmark",
+            "error: --benchmark measures one --checkpoint, with one image or more",
         ),
+        ("demo", "ctdet --checkpoint x.h5 --demo camera:61", "error: camera 61 cannot be opened"),
+        ("demo", "ctdet --checkpoint x.h5 --demo absent.jpg", "error: absent.jpg does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, program, arguments, sentence):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -78,6 +78,13 @@ class _TimedCodec:
         with self._stopwatch("decode"):
             return self._codec.decode(maps, count, mirrored)
 
-    def select(self, found: Detections, height: int, width: int, suppress: bool, count: int) -> Detections:
+    def select(
+        self,
+        parts: Sequence[Detections],
+        scales: Sequence[float],
+        size: tuple[int, int],
+        soft_nms: bool,
+        count: int,
+    ) -> Detections:
         with self._stopwatch("NMS"):
-            return self._codec.select(found, height, width, suppress, count)
+            return self._codec.select(parts, scales, size, soft_nms, count)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What detecting costs: milliseconds by stage, images per second, parameters, arithmetic, memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pointdet.data.images import ImageFault, read_image
+from pointdet.errors import PointDetError
+from pointdet.evaluation.report import write_text
+from pointdet.inference.predictor import Image
+from pointdet.inference.stopwatch import Stopwatch, timed
+from pointdet.structures import Record
+
+if TYPE_CHECKING:
+    from pointdet.inference.predictor import Predictor
+    from pointdet.inference.restore import Model
+
+STAGES = ("read", "pre-process", "network", "decode", "NMS", "other")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs, stage after stage; in its own words the file `benchmark.json`."""
+
+    device: str
+    images: int
+    batch_size: int
+    input_sizes: list[tuple[int, int]]  # height, width of all inputs of the network
+    milliseconds: dict[str, float]  # of STAGES, per image
+    images_per_second: float  # one stage after the other; programs overlap them
+    parameters: int  # learnt ones
+    gmac: float  # multiply-adds of all convolutions in 10^9, per image; FLOPs are twice as many
+    gflop: float
+    peak_memory_mb: float  # resident, of the whole process until here, 10^6 bytes
+
+
+def benchmark(predictor: Predictor, model: Model, records: Sequence[Record], device: str) -> Cost:
+    """Detect in the images twice; the second time counts, when graphs are built, memory is fetched, files are cached.
+
+    `predictor`: of `model`, on any engine. Errors: PointDetError for an image that cannot be read.
+    """
+    batch_size = predictor.test.batch_size
+    for stopwatch in (Stopwatch(), Stopwatch()):
+        watched, sizes = timed(predictor, stopwatch), Counter[tuple[int, int]]()
+        start = time.perf_counter()
+        for first in range(0, len(records), batch_size):
+            prepared = []
+            for record in records[first : first + batch_size]:
+                with stopwatch("read"):
+                    pixels = _read(record)
+                with stopwatch("pre-process"):
+                    prepared.append(watched.prepare(pixels))
+            watched.detect(prepared)
+            windows = [window for image in prepared for _, window in image.windows]
+            sizes.update((window.shape[0], window.shape[1]) for window in windows)
+        seconds = time.perf_counter() - start
+    peak = _peak_memory()
+    spent = stopwatch.seconds | {"other": seconds - sum(stopwatch.seconds.values())}
+    count = len(records)
+    passes = 2 if predictor.test.flip else 1
+    # Before the parameters: those of a network from an exported file come into being with the graph.
+    total = passes * sum(_multiply_adds(model, *size) * inputs for size, inputs in sizes.items())
+    return Cost(
+        device=device,
+        images=count,
+        batch_size=batch_size,
+        input_sizes=sorted(sizes),
+        milliseconds={stage: 1e3 * spent[stage] / count for stage in STAGES},
+        images_per_second=count / seconds,
+        parameters=sum(v.size for v in model.detector.parameters(learnt_only=True).values()),
+        gmac=total / count / 1e9,
+        gflop=2 * total / count / 1e9,
+        peak_memory_mb=peak,
+    )
+
+
+def table(cost: Cost) -> str:
+    """The cost for people."""
+    first, others = cost.input_sizes[0], len(cost.input_sizes) - 1
+    inputs = f"{first[0]} x {first[1]}" + f" and {others} other sizes" * bool(others)
+    lines = [f"{cost.images} images, batches of {cost.batch_size}, input {inputs}, {cost.device}", ""]
+    whole = sum(cost.milliseconds.values())
+    lines += [f"{stage:<12}{ms:9.2f} ms {ms / whole:6.1%}" for stage, ms in cost.milliseconds.items()]
+    lines += [f"{'together':<12}{whole:9.2f} ms, {cost.images_per_second:.1f} images/s", ""]
+    arithmetic = f"{cost.gmac:.1f} GMAC = {cost.gflop:.1f} GFLOP per image"
+    lines.append(
+        f"{cost.parameters / 1e6:.1f} million parameters, {arithmetic}, {cost.peak_memory_mb:.0f} MB at most"
+    )
+    return "\n".join(lines)
+
+
+def write_cost(path: Path, cost: Cost) -> None:
+    """``benchmark.json``."""
+    write_text(path, json.dumps(asdict(cost), indent=2) + "\n")
+
+
+def _read(record: Record) -> Image:
+    try:
+        return read_image(record.image_path, record.height, record.width)
+    except ImageFault as fault:
+        raise PointDetError(f"{fault}; a benchmark needs images that can be read") from None
+
+
+def _multiply_adds(model: Model, height: int, width: int) -> int:
+    """Of the network for one input, counted in NNabla's graph whatever the engine."""
+    from pointdet.inference.network import build_graph
+    from pointdet.ops.arithmetic import multiply_adds
+
+    shape = (1, height, width)
+    graph = build_graph(model.detector, model.runtime, half=False, shape=shape, exportable=True)
+    return multiply_adds(graph.outputs.values())
+
+
+def _peak_memory() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
