@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long does CornerNet take from the maps of an image to its detections, and which part of it?
+"""How long do CornerNet and triplets take from the maps of an image to its detections, and which part of it?
 
 python benchmarks/decode.py: 100 x 100 corners, 1000 candidates and 80 classes on maps of 128 x 128, on one core, minima
-over repeats; the bound is 10 ms for decoding and Gaussian soft-NMS.
+over repeats; the bound is 10 ms for CornerNet's decoding and Gaussian soft-NMS. Triplets have 100 centres in the same maps.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from pointdet.config.schema import CornerNet
 from pointdet.detectors.cornernet.codec import CORNERS, CornerNetCodec
 from pointdet.detectors.heatmaps import peaks
+from pointdet.detectors.triplet.codec import KEYPOINTS, TripletCodec
 from pointdet.structures import Maps
 
 BOUND = 10.0
@@ -42,7 +43,8 @@ def main() -> int:
         for settings in ({}, {"merge_exponent": 10}, {"merge_exponent": 10, "published": True})
     )
     maps = draw_maps()
-    found = plain.decode(maps, DETECTIONS)
+    triplet = TripletCodec(plain)
+    found, confirmable = plain.decode(maps, DETECTIONS), triplet.decode(maps, DETECTIONS)
     print(f"{len(found)} candidates of {len(np.unique(found.labels))} classes\n")
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: plain.decode(maps, DETECTIONS),
@@ -50,6 +52,10 @@ def main() -> int:
         "soft-NMS": lambda: plain.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
         "soft-NMS with merging": lambda: merging.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
         "  the same as published": lambda: published.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
+        "triplets: decode": lambda: triplet.decode(maps, DETECTIONS),
+        "  centres and soft-NMS": lambda: triplet.select(
+            [confirmable], [1.0], (SIDE, SIDE), True, DETECTIONS
+        ),
     }
     best = dict.fromkeys(parts, np.inf)
     for _ in range(args.repeats):
@@ -69,7 +75,8 @@ def draw_maps() -> Maps:
     rng = np.random.default_rng(0)
     cells = -(-SIDE // 4)
     maps: Maps = {}
-    for corner, rows in zip(CORNERS, (slice(0, cells // 2), slice(cells // 2, cells)), strict=True):
+    halves = slice(0, cells // 2), slice(cells // 2, cells), slice(cells // 4, 3 * cells // 4)
+    for corner, rows in zip(KEYPOINTS, halves, strict=True):
         heatmap = rng.random((CLASSES, cells, cells), np.float32) * 0.1
         heatmap[:8, rows, rows] += 0.8
         maps[f"{corner}_heatmap"] = heatmap
