@@ -53,7 +53,7 @@ def test_arithmetic_is_that_of_all_passes(data, records):
     assert flipped.gmac == 2 * once.gmac
     assert scales.input_sizes == [(96, 96), (160, 160)]
     assert scales.gmac == pytest.approx((1.5**2 + 2.5**2) * once.gmac)
-    assert "and 1 other sizes" in table(scales)
+    assert "input 96 x 96 and 1 more, here" in table(scales)
 
 
 def test_an_image_that_cannot_be_read_is_named(data, records, tmp_path):
