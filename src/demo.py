@@ -83,12 +83,10 @@ def main() -> int:
     pictures, counts, start = 0, Counter[str](), time.perf_counter()
     with closing(Sink(source, args.save_dir)) as sink, stop_requests() as stopped:
         heatmaps = model.detector.head.heatmaps if args.debug >= 2 else ()
-        with closing(look(source, predictor, sink, args.debug >= 1, heatmaps, stopwatch)) as looking:
-            for found in shown(looking, source.count):
-                pictures += 1
-                counts.update(predictor.class_names[label] for label in found.labels)
-                if stopped.is_set():
-                    break
+        looking = look(source, predictor, sink, args.debug >= 1, heatmaps, stopwatch, stopped)
+        for found in shown(looking, source.count):
+            pictures += 1
+            counts.update(predictor.class_names[label] for label in found.labels)
     seconds = time.perf_counter() - start
 
     listed = ", ".join(f"{number} {name}" for name, number in counts.most_common()) or "nothing"
@@ -107,8 +105,9 @@ def look(
     draw: bool,
     heatmaps: Sequence[str],
     stopwatch: Stopwatch,
-) -> Generator[Detections, None, None]:
-    """Detect in every frame and keep what is asked for; yields what was found, as soon as it is kept.
+    stopped: threading.Event,
+) -> Iterator[Detections]:
+    """Detect in every frame, until `stopped`, and keep what is asked for; yields what was found and is kept.
 
     Reading, preparing, and drawing with writing have a thread each; the network runs in the caller's.
     """
@@ -122,7 +121,7 @@ def look(
             yield frame, prepared
 
     def detect(prepared: Iterator[tuple[Frame, Prepared]]) -> Iterator[Seen]:
-        while batch := list(islice(prepared, batch_size)):
+        while not stopped.is_set() and (batch := list(islice(prepared, batch_size))):
             for (frame, _), found in zip(batch, predictor.detect([p for _, p in batch]), strict=True):
                 scales = predictor.maps(frame.image) if heatmaps else []
                 yield Seen(frame, found[found.scores >= threshold], scales)
