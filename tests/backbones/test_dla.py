@@ -13,7 +13,7 @@ from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
 from pointdet.weights.fit import fit
-from pointdet.weights.naming.catalogue import renamed
+from pointdet.weights.naming.catalogue import official, to_ours
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
 networks = importlib.util.module_from_spec(spec)
@@ -63,8 +63,8 @@ def test_nnabla_example(golden, mode):
 def test_official_code(golden, model, tables, name, mode):
     table, arrays = golden(tables)[name], golden(f"network_{name}.npz")
     detector = built(80, **model)
-    arch = model.get("arch", "dlav0")
-    report = fit(renamed(networks.published(table, mode), arch), detector.parameters(), False)
+    names = official(networks.config(model={**DLA, **model}).model, "ctdet")
+    report = fit(to_ours(networks.published(table, mode), names), detector.parameters(), False)
     assert not report.skipped + report.new + report.unused
     assert_outputs(detector, arrays, mode)
 

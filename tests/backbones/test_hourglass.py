@@ -14,7 +14,7 @@ from pointdet.backbones.catalogue import imagenet_files
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
-from pointdet.weights.naming.hourglass import our_name
+from pointdet.weights.naming.catalogue import official
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
 networks = importlib.util.module_from_spec(spec)
@@ -41,8 +41,9 @@ def whole():
 def test_official_code(golden, whole):
     table, arrays = golden("network_hourglass104.json"), golden("network_hourglass104.npz")
     parameters, filled = whole.parameters(), set()
+    names = official(networks.config(model=HOURGLASS).model, "ctdet")
     for key, shape in table["parameters"]:
-        name = our_name(key)
+        name = names.ours(key)
         value = networks.formula(key, shape, name.rpartition("/")[2], "B/", table["gain_B"])
         parameters[name].d = value.reshape(parameters[name].shape)
         filled.add(name)

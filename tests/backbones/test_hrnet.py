@@ -18,7 +18,7 @@ from pointdet.training.graph import TrainingGraph
 from pointdet.training.solver import Solver
 from pointdet.training.start import fresh
 from pointdet.weights.fit import fit
-from pointdet.weights.naming.catalogue import renamed
+from pointdet.weights.naming.catalogue import imagenet, to_ours
 
 
 class PlainHrNet:
@@ -107,7 +107,7 @@ def test_plain_numpy(channel_last):
     mode = Mode(training=False, channel_last=channel_last)
     image = nn.Variable.from_numpy_array(x.transpose(0, 2, 3, 1) if channel_last else x)
     (feature,) = hrnet(image, 18, 4, 1.0, mode)
-    report = fit(renamed(arrays, "hrnet"), nn.get_parameters(grad_only=False), channel_last)
+    report = fit(to_ours(arrays, imagenet("hrnet", False)), nn.get_parameters(grad_only=False), channel_last)
     assert not report.skipped + report.new + report.unused
     feature.forward()
     found = feature.d[0].transpose(2, 0, 1) if channel_last else feature.d[0]

@@ -16,7 +16,7 @@ from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
 from pointdet.weights.fit import fit
-from pointdet.weights.naming.catalogue import renamed
+from pointdet.weights.naming.catalogue import official, to_ours
 
 spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
 networks = importlib.util.module_from_spec(spec)
@@ -56,9 +56,11 @@ def test_nnabla_example(golden, mode, channel_last):
 )
 def test_official_code(golden, arch, depth, tables, name, mode):
     table, arrays = golden(tables)[name], golden(f"network_{name}.npz")
-    detector = catalogue.build(config(model={"arch": arch, "num_layers": depth}), 80)
+    settings = config(model={"arch": arch, "num_layers": depth})
+    detector = catalogue.build(settings, 80)
     run(detector, arrays["x"], False)
-    report = fit(renamed(networks.published(table, mode), arch), detector.parameters(), False)
+    ours = to_ours(networks.published(table, mode), official(settings.model, "ctdet"))
+    report = fit(ours, detector.parameters(), False)
     assert not report.skipped + report.new + report.unused
     outputs = run(detector, arrays["x"], False)
     for output, published in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):

@@ -16,7 +16,7 @@ from pointdet.runtime import start as start_runtime
 from pointdet.training import start
 from pointdet.weights import checkpoint, h5_file
 from pointdet.weights.fit import converted
-from pointdet.weights.naming import resnet
+from pointdet.weights.naming.catalogue import imagenet
 from pointdet.weights.published import with_swapped_heads
 
 
@@ -191,7 +191,7 @@ def test_imagenet_backbone_of_pytorch(golden, tmp_path, data, layout, log):
     fresh = tiny.parameters(model)
     rng, file, state, expected = np.random.default_rng(0), torch_writer.File(layout), OrderedDict(), {}
     for key, shape in golden("published_keys.json")["torchvision_resnet18"]:
-        name = resnet.our_name(key, False)
+        name = imagenet("resnet", False).ours(key)
         shape = fresh[name].shape if name else shape
         array = rng.standard_normal(shape).astype(np.float32)
         state[key] = file.tensor(array.reshape(-1) if name and "/bn/" in name else array)

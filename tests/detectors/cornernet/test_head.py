@@ -8,11 +8,13 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from pointdet.config.schema import Config, Dataset
+from pointdet.config.schema import Config, Dataset, Model
 from pointdet.detectors import catalogue
 from pointdet.detectors.cornernet.head import DIRECTIONS, corner_pooling
 from pointdet.ops.layers import Mode
-from pointdet.weights.naming.cornernet import our_name
+from pointdet.weights.naming import cornernet
+from pointdet.weights.naming.catalogue import official
+from pointdet.weights.naming.names import Names
 
 MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right"}
 OUTPUTS = {
@@ -35,7 +37,7 @@ def built(num_classes=2, **model):
 def module_parameters(golden, module):
     """Our parameters of one pooling module, filled by the formula."""
     for key, shape in golden("networks_cornernet.json")["pooling"][module]:
-        name = our_name(f"{module[:2]}_cnvs.0.{key}", 1)
+        name = Names(cornernet.heads(1)).ours(f"{module[:2]}_cnvs.0.{key}")
         value = networks.formula(f"cornernet.{module}.{key}", shape, name.rpartition("/")[2], "", 1)
         parameter = nn.get_parameters(grad_only=False)[name]
         parameter.d = value.reshape(parameter.shape)
@@ -95,9 +97,11 @@ def test_published_network(golden, detectors, layers, table, system, count):
     arrays, entries = golden(f"network_cornernet_{table}.npz"), golden("networks_cornernet.json")[table]
     detector = detectors(layers)
     parameters, filled = detector.parameters(), set()
+    names = official(Model(arch="hourglass", num_layers=layers), "cornernet")
+    names = names.respelt(*cornernet.SIMPLE) if system == "simple" else names
     assert sum(v.size for v in detector.parameters(learnt_only=True).values()) == count
     for key, shape in entries["parameters"]:
-        name = our_name(key, 2 if layers == 104 else 1)
+        name = names.ours(key)
         value = networks.formula(key, shape, name.rpartition("/")[2], "B/", entries["gain_B"])
         parameters[name].d = value.reshape(parameters[name].shape)
         filled.add(name)

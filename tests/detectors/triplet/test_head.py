@@ -10,7 +10,9 @@ from pointdet.detectors import catalogue
 from pointdet.detectors.cornernet.head import DIRECTIONS
 from pointdet.detectors.triplet.head import cascade_corner_pooling, centre_pooling
 from pointdet.ops.layers import Mode
-from pointdet.weights.naming.triplet import our_name
+from pointdet.weights.naming import triplet
+from pointdet.weights.naming.catalogue import official
+from pointdet.weights.naming.names import Names
 
 MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right", "center_pool": "centre"}
 KEYPOINTS = {"tl": "top_left", "br": "bottom_right", "ct": "centre"}
@@ -32,6 +34,7 @@ def size(detector):
 @pytest.mark.parametrize("module", MODULES)
 def test_published_pooling(golden, module, kernels):
     arrays, keypoint = golden("triplet_pooling.npz"), MODULES[module]
+    ours = Names(triplet.heads(1)).ours
     nn.clear_parameters()
     for training in (False, True):
         mode = Mode(training, kernels=kernels)
@@ -45,7 +48,7 @@ def test_published_pooling(golden, module, kernels):
         parameters = nn.get_parameters(grad_only=False)
         entries = golden("networks_triplet.json")["pooling"][module]
         names = {
-            key: our_name(f"{'ct' if keypoint == 'centre' else module[:2]}_cnvs.0.{key}", 1)
+            key: ours(f"{'ct' if keypoint == 'centre' else module[:2]}_cnvs.0.{key}")
             for key, _ in entries
         }
         assert set(names.values()) == set(parameters)
@@ -87,8 +90,9 @@ def test_published_network(golden, layers, count):
     detector = built(arch="hourglass", num_layers=layers, head_channels=256)
     assert size(detector) == count
     parameters, filled = detector.parameters(), set()
+    names = official(networks.config(model={"arch": "hourglass", "num_layers": layers}).model, "triplet")
     for key, shape in entries["parameters"]:
-        name = our_name(key, 2 if layers == 104 else 1)
+        name = names.ours(key)
         value = networks.formula(key, shape, name.rpartition("/")[2], "B/", entries["gain_B"])
         parameters[name].d = value.reshape(parameters[name].shape)
         filled.add(name)

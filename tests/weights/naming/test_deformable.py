@@ -4,6 +4,7 @@
 import pytest
 
 from pointdet.weights.naming import deformable
+from pointdet.weights.naming.names import Names
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from pointdet.weights.naming import deformable
     ],
 )
 def test_dla(key, path):
-    assert deformable.dla_name(key) == path
+    assert Names(deformable.DLA).ours(key) == path
 
 
 @pytest.mark.parametrize(
@@ -36,4 +37,4 @@ def test_dla(key, path):
     ],
 )
 def test_resnet(key, path):
-    assert deformable.resnet_name(key) == path
+    assert Names(deformable.RESNET).ours(key) == path

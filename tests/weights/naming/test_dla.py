@@ -4,7 +4,11 @@
 import numpy as np
 import pytest
 
-from pointdet.weights.naming.dla import input_order, our_name
+from pointdet.weights.naming import ctdet, dla
+from pointdet.weights.naming.dla import input_order
+from pointdet.weights.naming.names import Names, below
+
+our_name = Names(dla.TRUNK + below("base.", dla.TRUNK) + dla.NECK + ctdet.heads(0)).ours
 
 
 def names_of(keys):

@@ -8,7 +8,10 @@ import pytest
 
 from pointdet.backbones.hrnet import hrnet
 from pointdet.ops.layers import Mode
-from pointdet.weights.naming.hrnet import our_name
+from pointdet.weights.naming.hrnet import TRUNK
+from pointdet.weights.naming.names import Names
+
+our_name = Names(TRUNK).ours
 
 
 @pytest.mark.parametrize(("channels", "learnt"), [(18, 21_299_004), (32, 41_232_680), (48, 77_469_864)])

@@ -3,7 +3,12 @@
 
 import pytest
 
-from pointdet.weights.naming.resnet import our_name
+from pointdet.weights.naming import ctdet, resnet
+from pointdet.weights.naming.names import Names
+
+
+def our_name(key, bottleneck):
+    return Names(resnet.trunk(bottleneck) + resnet.UPSAMPLING + ctdet.heads(0)).ours(key)
 
 
 def names_of(keys, bottleneck):

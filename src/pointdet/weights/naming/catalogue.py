@@ -1,38 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of a published PyTorch file -> the same arrays under our names and in our shapes."""
+"""Arrays under published names <-> the same arrays under our names and in our shapes, NCHW."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from pointdet.config.schema import Model
 from pointdet.weights.h5_file import Arrays
-from pointdet.weights.naming import deformable, dla, hourglass, hrnet, resnet
+from pointdet.weights.naming import cornernet, ctdet, deformable, dla, hourglass, hrnet, resnet, triplet
+from pointdet.weights.naming.names import Names, Rules, below, named, per_stack
+
+HEADS = {"ctdet": ctdet.heads, "cornernet": cornernet.heads, "triplet": triplet.heads}
 
 
-def renamed(arrays: Arrays, arch: str) -> Arrays:
-    """The arrays that `model.arch` has a counterpart for, NCHW; `arrays` are under their bare published keys."""
-    bottleneck = "layer1.0.conv3.weight" in arrays
-    ours: Arrays = {}
-    for key, array in arrays.items():
-        name = _our_name(key, arch, bottleneck)
-        if name is None:
-            continue
-        if "/bn/" in name:
-            array = array.reshape(1, -1, 1, 1)
-        elif arch in ("dlav0", "dla") and array.ndim == 4:
-            array = array[:, dla.input_order(name, array)]
-        ours[name] = array
-    return ours
+def official(model: Model, detector: str) -> Names:
+    """The names of the official code, or, where none has this backbone with this detector, those of its two parts."""
+    stacks = {52: 1, 104: 2}[model.num_layers] if model.arch == "hourglass" else 0
+    trunk = triplet.HRNET if (model.arch, detector) == ("hrnet", "triplet") else _backbone(model)
+    index, scope = per_stack(stacks)  # the convolution between both is named as in the fork; hourglasses have "cnvs"
+    neck = named(f"{'necks' if stacks else 'cnvs'}{index}", f"{scope}neck")
+    return Names(trunk + neck + HEADS[detector](stacks))
 
 
-def _our_name(key: str, arch: str, bottleneck: bool) -> str | None:
+def imagenet(arch: str, bottleneck: bool) -> Names:
+    """The names of the files with ImageNet parameters."""
     match arch:
-        case "dla" if key.startswith(("dla_up.", "ida_up.")):
-            return deformable.dla_name(key)
-        case "resdcn" if key.startswith("deconv_layers."):
-            return deformable.resnet_name(key)
         case "dlav0" | "dla":
-            return dla.our_name(key)
-        case "hourglass":
-            return hourglass.our_name(key)
+            return Names(dla.TRUNK)
         case "hrnet":
-            return hrnet.our_name(key)
-    return resnet.our_name(key, bottleneck)
+            return Names(hrnet.TRUNK)
+    return Names(resnet.trunk(bottleneck))
+
+
+def to_ours(arrays: Arrays, names: Names) -> Arrays:
+    """The arrays that have a counterpart here, in their order."""
+    found: Arrays = {}
+    for key, array in arrays.items():
+        if (path := names.ours(key)) is not None:
+            if "/bn/" in path:
+                array = array.reshape(1, -1, 1, 1)
+            elif dla.joins(path):
+                array = array[:, dla.input_order(path, array)]
+            found[path] = array
+    return found
+
+
+def to_published(arrays: Arrays, names: Names) -> Arrays:
+    """The way back."""
+    found: Arrays = {}
+    for path, array in arrays.items():
+        if (key := names.published(path)) is not None:
+            if "/bn/" in path:
+                array = array.reshape(-1)
+            elif dla.joins(path):
+                array = array[:, np.argsort(dla.input_order(path, array))]
+            found[key] = array
+    return found
+
+
+def _backbone(model: Model) -> Rules:
+    match model.arch:
+        case "dlav0":
+            return below("base.", dla.TRUNK) + dla.NECK
+        case "dla":
+            return below("base.", dla.TRUNK) + deformable.DLA
+        case "hourglass":
+            return hourglass.trunk(model.hourglass_levels)
+        case "hrnet":
+            return hrnet.TRUNK
+    upsampling = deformable.RESNET if model.arch == "resdcn" else resnet.UPSAMPLING
+    return resnet.trunk(bottleneck=model.num_layers >= 50) + upsampling

@@ -1,54 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CornerNet with hourglasses: the names of the official code, of the "simple" one, and our paths."""
+"""The heads of official CornerNet, and how the "simple" CornerNet spells the same network."""
 
 from __future__ import annotations
 
-import re
-
-from pointdet.weights.naming.hourglass import trunk_name
-from pointdet.weights.naming.leaves import LEAVES
+from pointdet.weights.naming.names import Rules, named, per_stack
 
 CORNERS = {"tl": "top_left", "br": "bottom_right"}
-# Part of a corner's pooling module -> our scope and the kind of its layer.
-POOLING = {
-    "p1_conv1.conv": "vertical/conv",
-    "p1_conv1.bn": "vertical/bn",
-    "p2_conv1.conv": "horizontal/conv",
-    "p2_conv1.bn": "horizontal/bn",
-    "p_conv1": "pooled/conv",
-    "p_bn1": "pooled/bn",
-    "conv1": "shortcut/conv",
-    "bn1": "shortcut/bn",
-    "conv2.conv": "feature/conv",
-    "conv2.bn": "feature/bn",
-}
-BRANCHES = {
-    "heats": "heatmap", "tags": "tag", "regrs": "offset",  # official
-    "hmap": "heatmap", "embd": "tag", "regs": "offset",  # simple
-}  # fmt: skip
+BRANCHES = {"heats": "heatmap", "tags": "tag", "regrs": "offset"}
 
-MODULE = re.compile(r"(?:(tl|br)_cnvs|cnvs_(tl|br))\.(\d)\.(.+)\.(\w+)")
-HEAD = re.compile(
-    r"(?:(tl|br)_(heats|tags|regrs)|(hmap|embd|regs)_(tl|br))\.(\d)\.(0\.conv|1)\.(weight|bias)"
+# Changes of the official names: see Names.respelt. Before 2020 the simple one had the official names.
+SIMPLE = (
+    (r"\bup1\b", "top"),
+    (r"^(tl|br)_cnvs", r"cnvs_\1"),
+    (r"^(tl|br)_heats", r"hmap_\1"),
+    (r"^(tl|br)_tags", r"embd_\1"),
+    (r"^(tl|br)_regrs", r"regs_\1"),
 )
 
 
-def our_name(key: str, stacks: int) -> str | None:
-    """The path of a parameter of a CornerNet of `stacks` hourglasses; None where there is no counterpart."""
-    bare = key.removeprefix("module.")
-    if found := MODULE.fullmatch(bare):
-        before, after, stack, layer, leaf = found.groups()
-        part = POOLING[layer]
-        ours = LEAVES["bn" if part.endswith("bn") else "conv"].get(leaf)
-        return f"{scope(stack, stacks)}{CORNERS[before or after]}/{part}/{ours}" if ours else None
-    if found := HEAD.fullmatch(bare):
-        corner, kind, simple_kind, simple_corner, stack, layer, leaf = found.groups()
-        part = "conv1" if layer == "0.conv" else "final"
-        branch = f"{CORNERS[corner or simple_corner]}/{BRANCHES[kind or simple_kind]}_{part}"
-        return f"{scope(stack, stacks)}{branch}/conv/{LEAVES['conv'][leaf]}"
-    return trunk_name(key)
+def heads(stacks: int) -> Rules:
+    """Behind an hourglass of so many stacks, or behind another backbone (0)."""
+    index, scope = per_stack(stacks)
+    return tuple(
+        rule
+        for short, corner in CORNERS.items()
+        for rule in (
+            *pooling(f"{short}_cnvs{index}", f"{scope}{corner}"),
+            *(
+                rule
+                for theirs, ours in BRANCHES.items()
+                for rule in branch(f"{short}_{theirs}{index}", f"{scope}{corner}/{ours}")
+            ),
+        )
+    )
 
 
-def scope(stack: str, stacks: int) -> str:
-    """Heads of a single stack have no scope of their own."""
-    return f"stack{int(stack) + 1}/" if stacks > 1 else ""
+def pooling(theirs: str, ours: str) -> Rules:
+    """The module around two corner pools."""
+    return (
+        *named(f"{theirs}.p1_conv1", f"{ours}/vertical"),
+        *named(f"{theirs}.p2_conv1", f"{ours}/horizontal"),
+        (f"{theirs}.p_conv1", f"{ours}/pooled/conv"),
+        (f"{theirs}.p_bn1", f"{ours}/pooled/bn"),
+        (f"{theirs}.conv1", f"{ours}/shortcut/conv"),
+        (f"{theirs}.bn1", f"{ours}/shortcut/bn"),
+        *named(f"{theirs}.conv2", f"{ours}/feature"),
+    )
+
+
+def branch(theirs: str, ours: str) -> Rules:
+    """One output."""
+    return (f"{theirs}.0.conv", f"{ours}_conv1/conv"), (f"{theirs}.1", f"{ours}_final/conv")

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heads of official CenterNet ("objects as points") behind ResNet and DLA."""
+"""The heads of official CenterNet ("objects as points")."""
 
 from __future__ import annotations
 
-from pointdet.weights.naming.leaves import path
+from pointdet.weights.naming.names import Rules, per_stack
+
+HEADS = ("hm", "wh", "reg")
 
 
-def our_name(key: str) -> str | None:
-    """Key of a head's parameter -> our path; None for every other key."""
-    match key.split("."):
-        case ["hm" | "wh" | "reg" as head, "0", leaf]:
-            return path(f"{head}_conv1", "conv", leaf)
-        case ["hm" | "wh" | "reg" as head, "2", leaf]:
-            return path(f"{head}_final", "conv", leaf)
-    return None
+def heads(stacks: int) -> Rules:
+    """Behind an hourglass of so many stacks, or behind another backbone (0), where the layers are counted otherwise."""
+    index, scope = per_stack(stacks)
+    first, last = ("0.conv", "1") if stacks else ("0", "2")
+    return tuple(
+        rule
+        for head in HEADS
+        for rule in (
+            (f"{head}{index}.{first}", f"{scope}{head}_conv1/conv"),
+            (f"{head}{index}.{last}", f"{scope}{head}_final/conv"),
+        )
+    )

@@ -6,11 +6,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pointdet.weights.naming import ctdet
-from pointdet.weights.naming.leaves import path
+from pointdet.weights.naming.names import Rules, pair
 
-# Step of the upsampling and its parts -> our scopes.
-NECK = {
+# Steps of the upsampling and their parts -> our scopes.
+STEPS = {
     "ida_0": {"proj_1": "up16/up", "node_1": "up8/root"},
     "ida_1": {
         "proj_1": "up4/residual_level3/up",
@@ -37,23 +36,39 @@ ORDERS = {
 }
 
 
-def our_name(key: str) -> str | None:
-    """Published key -> our path; None for what has no counterpart.
+def _tree(theirs: str, ours: str) -> Rules:
+    return (
+        (f"{theirs}.tree{{b}}.conv{{k}}", f"{ours}/block{{b}}/basicblock{{k}}/conv"),
+        (f"{theirs}.tree{{b}}.bn{{k}}", f"{ours}/block{{b}}/basicblock{{k}}/bn"),
+        (f"{theirs}.root.conv", f"{ours}/root/conv"),
+        (f"{theirs}.root.bn", f"{ours}/root/bn"),
+        *pair(f"{theirs}.project", ours),
+    )
 
-    That is the classifier, and the projections of levels 3 and 4, which are computed there but not used.
-    """
-    match key.removeprefix("base.").split("."):
-        case ["base_layer", place, leaf]:
-            return path("conv1", place, leaf)
-        case ["level0" | "level1" as level, place, leaf]:
-            return path(f"{level}/conv1", place, leaf)
-        case ["level2" | "level5" as level, *rest]:
-            return _in_tree(level, rest)
-        case ["level3" | "level4" as level, "tree1" | "tree2" as tree, *rest]:
-            return _in_tree(f"{level}/node{tree[-1]}", rest)
-        case ["dla_up", step, part, *rest]:
-            return _in_neck(NECK[step], part, rest)
-    return ctdet.our_name(key)
+
+def _step(theirs: str, parts: dict[str, str]) -> Rules:
+    rules: list[tuple[str, str]] = []
+    for part, ours in parts.items():
+        rules += pair(f"{theirs}.{part}", ours)
+        if part.startswith("proj"):  # a depthwise deconvolution follows
+            rules.append((f"{theirs}.{part.replace('proj', 'up')}", f"{ours}/deconv"))
+    return tuple(rules)
+
+
+TRUNK: Rules = (
+    *pair("base_layer", "conv1"),
+    *pair("level0", "level0/conv1"),
+    *pair("level1", "level1/conv1"),
+    *(rule for level in (2, 5) for rule in _tree(f"level{level}", f"level{level}")),
+    # They also have projections of their own, which are computed but not used.
+    *(rule for level in (3, 4) for rule in _tree(f"level{level}.tree{{n}}", f"level{level}/node{{n}}")),
+)
+NECK: Rules = tuple(rule for step, parts in STEPS.items() for rule in _step(f"dla_up.{step}", parts))
+
+
+def joins(path: str) -> bool:
+    """Whether the parameter is a kernel that reads joined maps."""
+    return path.endswith("root/conv/W")
 
 
 def input_order(name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
@@ -62,30 +77,9 @@ def input_order(name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.in
     ours = official[:, order] and official = ours[:, np.argsort(order)].
     """
     out, channels = weight.shape[:2]
-    scope = name.removesuffix("/conv/W")
-    if not scope.endswith("root"):
+    if not joins(name):
         return np.arange(channels)
-    order = ORDERS.get(scope, (1, 0))
+    order = ORDERS.get(name.removesuffix("/conv/W"), (1, 0))
     widths = (out, out, out // 2, out)[: len(order)]  # the second block, the first, the input, the inner tree
     maps = np.split(np.arange(channels), np.cumsum(widths)[:-1])
     return np.concatenate([maps[i] for i in order])
-
-
-def _in_tree(scope: str, rest: list[str]) -> str | None:
-    match rest:
-        case ["project", place, leaf]:
-            return path(scope, place, leaf)
-        case ["root", layer, leaf]:
-            return path(f"{scope}/root", layer, leaf)
-        case ["tree1" | "tree2" as tree, layer, leaf]:
-            return path(f"{scope}/block{tree[-1]}/basicblock{layer[-1]}", layer, leaf)
-    return None
-
-
-def _in_neck(scopes: dict[str, str], part: str, rest: list[str]) -> str | None:
-    match rest:
-        case [_]:  # the depthwise deconvolution behind a projection
-            return f"{scopes[part.replace('up', 'proj')]}/deconv/W"
-        case [place, leaf]:
-            return path(scopes[part], place, leaf)
-    return None

@@ -3,61 +3,38 @@
 
 from __future__ import annotations
 
-import re
+from pointdet.weights.naming.names import Rules, named, pair
 
-from pointdet.weights.naming.leaves import LEAVES
-
-LAYERS = {
-    "conv": "conv",
-    "bn": "bn",
-    "conv1": "basicblock1/conv",
-    "bn1": "basicblock1/bn",
-    "conv2": "basicblock2/conv",
-    "bn2": "basicblock2/bn",
-    "skip.0": "basicblock_s/shortcut_conv/conv",
-    "skip.1": "basicblock_s/shortcut_conv/bn",
-    "0": "conv",
-    "1": "bn",
-}
-BRANCHES = {"up1": "skip", "top": "skip", "low1": "down", "low3": "up"}  # "top" in one CornerNet
-MERGES = {"inters": "merge", "inters_": "merge/input", "cnvs_": "merge/feature"}
-
-HEAD = re.compile(r"(hm|wh|reg)\.(\d)\.(0\.conv|1)\.(weight|bias)")
-LAYER = re.compile(r"(.+?)\.(conv\d?|bn\d?|skip\.[01]|[01])\.(weight|bias|running_mean|running_var)")
-LEVEL = re.compile(r"kps\.(\d)\.((?:low2\.)*)(?:(up1|top|low1|low3)\.)?(\d)")
-BETWEEN = re.compile(r"(cnvs|cnvs_|inters|inters_)\.(\d)")
+BRANCHES = {"up1": "skip", "low1": "down", "low3": "up"}
 
 
-def our_name(key: str) -> str | None:
-    """The path of a parameter of the official CenterNet's `hourglass`; None where there is no counterpart."""
-    head = HEAD.fullmatch(key.removeprefix("module."))
-    if head is None:
-        return trunk_name(key)
-    name, stack, layer, entry = head.groups()
-    part = "conv1" if layer == "0.conv" else "final"
-    return f"stack{int(stack) + 1}/{name}_{part}/conv/{LEAVES['conv'][entry]}"
+def trunk(levels: int) -> Rules:
+    """Of hourglasses that halve their map `levels` times, 5 in the published ones, each inside the one before."""
+    inwards = ["low2." * level for level in range(levels + 1)]
+    return (
+        *named("pre.0", "conv1"),
+        *_residual("pre.1", "res1"),
+        *(
+            rule
+            for level in range(levels)
+            for theirs, ours in BRANCHES.items()
+            for rule in _residual(
+                f"kps.{{s}}.{inwards[level]}{theirs}.{{u}}",
+                f"stack{{s+1}}/level{level + 1}/{ours}/layer{{u+1}}",
+            )
+        ),
+        # The innermost has no branches: it is the bottom.
+        *_residual(f"kps.{{s}}.{inwards[levels]}{{u}}", "stack{s+1}/bottom/layer{u+1}"),
+        *named("cnvs.{s}", "stack{s+1}/feature"),
+        *pair("inters_.{s}", "stack{s+2}/merge/input"),
+        *pair("cnvs_.{s}", "stack{s+2}/merge/feature"),
+        *_residual("inters.{s}", "stack{s+2}/merge"),
+    )
 
 
-def trunk_name(key: str) -> str | None:
-    """The path of a parameter of the backbone; None for those of heads and for counters of batches."""
-    found = LAYER.fullmatch(key.removeprefix("module."))
-    scope = _scope(found[1]) if found else None
-    if found is None or scope is None:
-        return None
-    layer = LAYERS[found[2]]
-    return f"{scope}/{layer}/{LEAVES['bn' if layer.endswith('bn') else 'conv'][found[3]]}"
-
-
-def _scope(module: str) -> str | None:
-    if module in ("pre.0", "pre.1"):
-        return {"pre.0": "conv1", "pre.1": "res1"}[module]
-    if found := LEVEL.fullmatch(module):
-        stack, inwards, branch, unit = found.groups()
-        level = inwards.count("low2") + 1
-        # The innermost of the nested modules has no branches: it is the bottom.
-        place = f"level{level}/{BRANCHES[branch]}" if branch else "bottom"
-        return f"stack{int(stack) + 1}/{place}/layer{int(unit) + 1}"
-    if found := BETWEEN.fullmatch(module):
-        name, stack = found.groups()
-        return f"stack{int(stack) + 1}/feature" if name == "cnvs" else f"stack{int(stack) + 2}/{MERGES[name]}"
-    return None
+def _residual(theirs: str, ours: str) -> Rules:
+    return (
+        (f"{theirs}.conv{{k}}", f"{ours}/basicblock{{k}}/conv"),
+        (f"{theirs}.bn{{k}}", f"{ours}/basicblock{{k}}/bn"),
+        *pair(f"{theirs}.skip", f"{ours}/basicblock_s/shortcut_conv"),
+    )

@@ -1,39 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CenterNet with keypoint triplets behind hourglasses: the names of the official code and our paths."""
+"""The heads of CenterNet with keypoint triplets, and the trunk of its HRNet fork."""
 
 from __future__ import annotations
 
-import re
+from pointdet.weights.naming import hrnet
+from pointdet.weights.naming.cornernet import BRANCHES, branch, pooling
+from pointdet.weights.naming.names import Rules, named, per_stack
 
-from pointdet.weights.naming import cornernet
-from pointdet.weights.naming.leaves import LEAVES
+KEYPOINTS = {"tl": "top_left", "br": "bottom_right", "ct": "centre"}
 
-KEYPOINTS = cornernet.CORNERS | {"ct": "centre"}
-# Beside CornerNet's parts of a pooling module.
-POOLING = cornernet.POOLING | {
-    "look_conv1.conv": "vertical_look/conv",
-    "look_conv1.bn": "vertical_look/bn",
-    "look_conv2.conv": "horizontal_look/conv",
-    "look_conv2.bn": "horizontal_look/bn",
-    "P1_look_conv": "vertical_joined/conv",
-    "P2_look_conv": "horizontal_joined/conv",
-}
-
-MODULE = re.compile(r"(tl|br|ct)_cnvs\.(\d)\.(.+)\.(\w+)")
-CENTRE = re.compile(r"ct_(heats|regrs)\.(\d)\.(0\.conv|1)\.(weight|bias)")
+# The fork numbers the layers of the stem.
+HRNET: Rules = (
+    ("pre.0", "conv1/conv"),
+    ("pre.1", "conv1/bn"),
+    ("pre.2", "conv2/conv"),
+    ("pre.3", "conv2/bn"),
+    *hrnet.STAGES,
+)
 
 
-def our_name(key: str, stacks: int) -> str | None:
-    """The path of a parameter of a network of `stacks` hourglasses; None where there is no counterpart."""
-    bare = key.removeprefix("module.")
-    if found := MODULE.fullmatch(bare):
-        keypoint, stack, layer, leaf = found.groups()
-        part = POOLING[layer]
-        ours = LEAVES["bn" if part.endswith("bn") else "conv"].get(leaf)
-        return f"{cornernet.scope(stack, stacks)}{KEYPOINTS[keypoint]}/{part}/{ours}" if ours else None
-    if found := CENTRE.fullmatch(bare):
-        kind, stack, layer, leaf = found.groups()
-        part = "conv1" if layer == "0.conv" else "final"
-        branch = f"centre/{cornernet.BRANCHES[kind]}_{part}"
-        return f"{cornernet.scope(stack, stacks)}{branch}/conv/{LEAVES['conv'][leaf]}"
-    return cornernet.our_name(key, stacks)
+def heads(stacks: int) -> Rules:
+    """Behind an hourglass of so many stacks, or behind another backbone (0). Centres have no tag."""
+    index, scope = per_stack(stacks)
+    rules: list[tuple[str, str]] = []
+    for short, keypoint in KEYPOINTS.items():
+        ours = f"{scope}{keypoint}"
+        rules += pooling(f"{short}_cnvs{index}", ours)
+        if short != "ct":
+            rules += _cascade(f"{short}_cnvs{index}", ours)
+        for theirs, name in BRANCHES.items():
+            if (short, name) != ("ct", "tag"):
+                rules += branch(f"{short}_{theirs}{index}", f"{ours}/{name}")
+    return tuple(rules)
+
+
+def _cascade(theirs: str, ours: str) -> Rules:
+    """Corners first look along their object's inside (Duan et al., 2019, section 3.3)."""
+    return (
+        *named(f"{theirs}.look_conv1", f"{ours}/vertical_look"),
+        *named(f"{theirs}.look_conv2", f"{ours}/horizontal_look"),
+        (f"{theirs}.P1_look_conv", f"{ours}/vertical_joined/conv"),
+        (f"{theirs}.P2_look_conv", f"{ours}/horizontal_joined/conv"),
+    )

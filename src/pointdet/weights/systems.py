@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The systems whose published parameters we read: how their keys look, and how their networks were fed and tested.
+
+The parts of a network are recognised one by one, so that whatever `naming.catalogue.official` names is known again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pointdet.backbones.resnet import STAGES
+from pointdet.config.schema import Model
+from pointdet.weights.h5_file import Arrays
+from pointdet.weights.naming import cornernet, ctdet, mmdetection, resnet
+from pointdet.weights.naming.catalogue import official
+from pointdet.weights.naming.names import Names, below
+
+Shapes = Mapping[str, tuple[int, ...]]
+Settings = dict[str, Any]
+
+# Keys of parameters that nothing reads: counters of batches, classifiers of ImageNet, projections of DLA's levels of
+# two trees, and mmdetection's merge behind the last hourglass.
+DEAD = re.compile(
+    r".*num_batches_tracked|(base\.|backbone\.)?fc\..*|fc/.*|base\.level[34]\.project\..*|backbone\.inters\..*"
+)
+
+# ImageNet's statistics, of RGB. Official CenterNet, its NNabla port and simple CornerNet feed BGR all the same for VOC.
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+RGB = {**IMAGENET, "colour_order": "rgb"}
+VOC_CLASSES = 20
+
+CORNERS_INPUT: Settings = {"height": 511, "width": 511}
+CORNERS_TEST: Settings = {"keep_resolution": True, "vis_thresh": 0.5}
+
+COCO_DATA = {
+    "dataset": "coco",
+    "format": "coco",
+    "train": {"annotations": ["annotations/instances_train2017.json"], "images": "train2017"},
+    "val": {"annotations": ["annotations/instances_val2017.json"], "images": "val2017"},
+    "test": {"annotations": ["annotations/instances_val2017.json"], "images": "val2017"},
+}
+VOC_DATA = {
+    "dataset": "pascal",
+    "format": "voc",
+    "train": {
+        "annotations": [f"VOCdevkit/VOC{year}/ImageSets/Main/trainval.txt" for year in (2012, 2007)],
+    },
+    "val": {"annotations": ["VOCdevkit/VOC2007/ImageSets/Main/test.txt"]},
+    "test": {"annotations": ["VOCdevkit/VOC2007/ImageSets/Main/test.txt"]},
+    "metric": "voc07",
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """What a file of parameters is."""
+
+    title: str
+    names: Names | None  # None: the file has our own names
+    classes: int
+    settings: Settings  # sections of a configuration
+    published: bool = False  # its numbers were measured as the option `published` of a detector decodes
+    completed: Callable[[Arrays], Arrays] = dict  # adds, under our names, what its network does without
+
+
+def recognise(shapes: Shapes) -> System | None:
+    """The system whose keys these are; None where it is none of ours."""
+    for known in (_mmdetection_cornernet, _mmdetection_ctdet, _official, _nnabla):
+        if system := known(shapes):
+            return system
+    return None
+
+
+def _official(shapes: Shapes) -> System | None:
+    """Official CenterNet, official and simple CornerNet, CenterNet with triplets and its HRNet fork."""
+    model = _backbone(shapes)
+    if model is None:
+        return None
+    index = ".0.0.conv" if model["arch"] == "hourglass" else ".0.conv"
+    first = {
+        f"ct_heats{index}": "triplet",
+        f"tl_heats{index}": "cornernet",
+        "hmap_tl.0.0.conv": "cornernet",
+        "hm.0.0.conv": "ctdet",
+        "hm.0": "ctdet",
+    }
+    layer = next((layer for layer in first if f"{layer}.weight" in shapes), None)
+    if layer is None:
+        return None
+    detector, simple = first[layer], layer.startswith("hmap")
+    names = official(Model(**model), detector)
+    names = names.respelt(*cornernet.SIMPLE) if simple else names
+    classes, model["head_channels"] = _heads(shapes, names)
+    settings: Settings = {"model": model, "detector": {"name": detector}}
+    if detector == "ctdet":
+        settings |= {"input": _ctdet_input(classes), "test": {"keep_resolution": classes != VOC_CLASSES}}
+        return System("official CenterNet", names, classes, settings, published=True)
+    settings["input"] = CORNERS_INPUT | (IMAGENET if classes == VOC_CLASSES else {})
+    settings["test"] = CORNERS_TEST
+    if simple:
+        settings["detector"]["merge_exponent"] = 10
+        return System("simple CornerNet", names, classes, settings, published=True)
+    settings["test"] = CORNERS_TEST | {"flip": True}
+    if detector == "cornernet":
+        return System("official CornerNet", names, classes, settings, published=True)
+    if model["arch"] == "hrnet":
+        model["feature_channels"] = shapes["cnvs.conv.weight"][0]
+    return System("CenterNet with keypoint triplets", names, classes, settings, published=True)
+
+
+def _mmdetection_cornernet(shapes: Shapes) -> System | None:
+    if "bbox_head.tl_heat.0.0.conv.weight" not in shapes:
+        return None
+    model = {"arch": "hourglass", "num_layers": _hourglass(shapes, "backbone.hourglass_modules")}
+    names = official(Model(**model), "cornernet").respelt(*mmdetection.CORNERNET)
+    classes, model["head_channels"] = _heads(shapes, names)
+    feeding = CORNERS_INPUT | RGB
+    settings = {"model": model, "detector": {"name": "cornernet"}, "input": feeding, "test": CORNERS_TEST}
+    return System("mmdetection's CornerNet", names, classes, settings)
+
+
+def _mmdetection_ctdet(shapes: Shapes) -> System | None:
+    if not {"bbox_head.heatmap_head.0.weight", "neck.deconv_layers.0.conv.weight"} <= set(shapes):
+        return None
+    third = "backbone.layer1.0.conv3.weight"
+    model = {"arch": "resdcn", "num_layers": _resnet(shapes, r"backbone\.layer{}\.(\d+)\.", third)}
+    trunk = below("backbone.", resnet.trunk(bottleneck=third in shapes))
+    heads = Names(ctdet.heads(0)).respelt(*mmdetection.CTDET_HEADS).rules
+    names = Names(trunk + mmdetection.UPSAMPLING + heads)
+    classes, model["head_channels"] = _heads(shapes, names)
+    settings = {
+        "model": model,
+        "detector": {"name": "ctdet"},
+        "input": {"height": 512, "width": 512, **RGB},
+        "test": {"keep_resolution": True},
+    }
+    completed = mmdetection.with_what_has_no_effect
+    return System("mmdetection's CenterNet", names, classes, settings, completed=completed)
+
+
+def _nnabla(shapes: Shapes) -> System | None:
+    """The CenterNet example of NNabla, in either layout."""
+    if "hm_final/conv/b" not in shapes:
+        return None
+    if "up16/up/conv/W" in shapes:
+        kernel = shapes.get("up4/residual_level3/x_root/root/conv/W", (0, 0, 1, 1))
+        model: Settings = {"arch": "dlav0", "num_layers": 34, "official_neck": kernel[2] == 3}
+    else:
+        depth = _resnet(shapes, r"res{}/layer(\d+)/", "res1/layer1/bottleneck3/conv/W")
+        model = {"arch": "resnet", "num_layers": depth}
+    classes, model["head_channels"] = _heads(shapes, None)
+    settings = {"model": model, "detector": {"name": "ctdet"}, "input": _ctdet_input(classes)}
+    return System("the NNabla example's CenterNet", None, classes, settings)
+
+
+def _ctdet_input(classes: int) -> Settings:
+    """What official CenterNet and the NNabla example feed."""
+    if classes == VOC_CLASSES:
+        return {"height": 384, "width": 384, **IMAGENET}
+    return {"height": 512, "width": 512}
+
+
+def _backbone(shapes: Shapes) -> Settings | None:
+    """The section `model` of a network that is named as the official ones, as far as the backbone tells."""
+    if "kps.0.low1.0.conv1.weight" in shapes:
+        levels = max(key.count("low2.") for key in shapes)
+        return {"arch": "hourglass", "num_layers": _hourglass(shapes, "kps"), "hourglass_levels": levels}
+    if finest := shapes.get("stage2.0.branches.0.0.conv1.weight"):
+        return {"arch": "hrnet", "num_layers": finest[0]}
+    if "ida_up.proj_1.conv.weight" in shapes:
+        return {"arch": "dla", "num_layers": 34}
+    if "dla_up.ida_0.proj_1.0.weight" in shapes:
+        kernel = shapes.get("dla_up.ida_1.node_2.0.weight", (0, 0, 3, 3))
+        return {"arch": "dlav0", "num_layers": 34, "official_neck": kernel[2] == 3}
+    if "deconv_layers.0.weight" in shapes:
+        deformable = "deconv_layers.0.conv_offset_mask.weight" in shapes
+        depth = _resnet(shapes, r"layer{}\.(\d+)\.", "layer1.0.conv3.weight")
+        return {"arch": "resdcn" if deformable else "resnet", "num_layers": depth}
+    return None
+
+
+def _hourglass(shapes: Shapes, module: str) -> int:
+    """num_layers, from the number of stacks."""
+    return 104 if any(key.startswith(f"{module}.1.") for key in shapes) else 52
+
+
+def _resnet(shapes: Shapes, unit: str, third: str) -> int:
+    """num_layers, from the units of each stage; 18 where there is no such network, and then its keys do not fit.
+
+    unit: how keys of a stage's units begin; third: the third convolution of the first one, which bottlenecks have.
+    """
+    counts = tuple(
+        len({found[1] for key in shapes if (found := re.match(unit.format(stage), key))})
+        for stage in range(1, 5)
+    )
+    return next((depth for depth, found in STAGES.items() if found == (counts, third in shapes)), 18)
+
+
+def _heads(shapes: Shapes, names: Names | None) -> tuple[int, int]:
+    """Number of classes, channels of the heads; 1 where the file does not tell."""
+    found = {"final": 1, "conv1": 1}
+    for key, shape in shapes.items():
+        layer = re.search(r"(?:hm|heatmap)_(final|conv1)/conv/b$", (names.ours(key) if names else key) or "")
+        if layer:
+            found[layer[1]] = shape[0]
+    return found["final"], found["conv1"]
