@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pointdet.config.load import override, validate
 from pointdet.config.schema import Config
@@ -15,12 +14,11 @@ from pointdet.detectors import catalogue
 from pointdet.detectors.base import Detector
 from pointdet.errors import PointDetError
 from pointdet.inference.network import Network, build_graph
+from pointdet.ops.layers import undrawn
 from pointdet.runtime import Runtime
 from pointdet.weights import checkpoint as checkpoints
 from pointdet.weights import h5_file, published
 from pointdet.weights.fit import fit_all
-
-SwapHeads = Literal["ask", "yes", "no"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def restore(
     runtime: Runtime,
     config: Config | None = None,
     overrides: Sequence[str] = (),
-    swap_heads: SwapHeads = "ask",
+    swap_heads: published.SwapHeads = "ask",
 ) -> Model:
     """Load `path`.
 
@@ -69,21 +67,13 @@ def restore(
                 f"{path} does not know its classes; list them as dataset.class_names in the config"
             )
         class_names = config.dataset.class_names
-        arrays = _unswapped(h5_file.read(path), path, swap_heads)
+        arrays = published.unswapped(h5_file.read(path), path, swap_heads)
     else:
         raise PointDetError(f"{path} is neither a checkpoint folder nor an .h5 file; give one of the two")
     detector = catalogue.build(config, len(class_names))
     # Any input makes the parameters of the inference network; this small one is cheap to build and is never run.
     side = config.model.granularity
-    build_graph(detector, runtime, half=False, shape=(1, side, side))
+    with undrawn():
+        build_graph(detector, runtime, half=False, shape=(1, side, side))
     fit_all(arrays, detector.parameters(), detector.channel_last, detector.class_bias, str(path))
     return Model(detector, config, class_names, runtime)
-
-
-def _unswapped(arrays: h5_file.Arrays, path: Path, swap_heads: SwapHeads) -> h5_file.Arrays:
-    if swap_heads == "ask" and published.heads_look_swapped(arrays):
-        raise PointDetError(
-            f"{path} seems to hold its size and offset heads exchanged, as files older than February 2023 do; add "
-            "--swap_heads yes to exchange them, or --swap_heads no to load it as it is"
-        )
-    return published.with_swapped_heads(arrays) if swap_heads == "yes" else arrays

@@ -7,7 +7,9 @@ W: NCHW (out, in, k, k), NHWC (out, k, k, in); deconvolution (in, out/groups, k,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import nnabla as nn
@@ -20,6 +22,8 @@ from nnabla.parameter import get_parameter_or_create
 from pointdet.ops.cpu import convolution, normalisation
 
 Initialiser = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
+
+_drawn = ContextVar("drawn", default=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,20 @@ def constant(value: float) -> Initialiser:
     return lambda shape: np.full(shape, value, np.float32)
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Parameters made in here are zeros without memory, for who wants their shapes: a large network takes seconds to draw."""
+    token = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
+
+
+def _parameter(name: str, shape: tuple[int, ...], init: Initialiser, need_grad: bool = True) -> nn.Variable:
+    return get_parameter_or_create(name, shape, init if _drawn.get() else None, need_grad)
+
+
 def weight(
     scope: str, out_channels: int, in_channels: int, kernel: int, mode: Mode, init: Initialiser
 ) -> nn.Variable:
@@ -85,12 +103,12 @@ def weight(
         values = init(first)
         return values.transpose(0, 2, 3, 1) if mode.channel_last else values
 
-    return get_parameter_or_create(f"{scope}/W", stored, draw)
+    return _parameter(f"{scope}/W", stored, draw)
 
 
 def bias(scope: str, channels: int, init: Initialiser) -> nn.Variable:
     """The parameter `scope`/b, (channels,)."""
-    return get_parameter_or_create(f"{scope}/b", (channels,), init)
+    return _parameter(f"{scope}/b", (channels,), init)
 
 
 def convolve(
@@ -136,7 +154,7 @@ def norm(
     axis = mode.channel_axis
     shape = tuple(x.shape[axis] if i == axis else 1 for i in range(4))
     parameters = [
-        get_parameter_or_create(f"bn/{name}", shape, constant(value), need_grad=learnt)
+        _parameter(f"bn/{name}", shape, constant(value), need_grad=learnt)
         for name, value, learnt in (
             ("beta", 0, True),
             ("gamma", gamma, True),

@@ -3,9 +3,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 
+from pointdet.errors import PointDetError
 from pointdet.weights.h5_file import Arrays
+
+SwapHeads = Literal["ask", "yes", "no"]
+
+
+def unswapped(arrays: Arrays, path: Path, swap_heads: SwapHeads) -> Arrays:
+    """The arrays of the file `path` with every head under its own name.
+
+    Errors: PointDetError where two heads look exchanged and nobody said what to do.
+    """
+    if swap_heads == "ask" and heads_look_swapped(arrays):
+        raise PointDetError(
+            f"{path} seems to hold its size and offset heads exchanged, as files older than February 2023 do; add "
+            "--swap_heads yes to exchange them, or --swap_heads no to load it as it is"
+        )
+    return with_swapped_heads(arrays) if swap_heads == "yes" else arrays
 
 
 def with_swapped_heads(arrays: Arrays) -> Arrays:

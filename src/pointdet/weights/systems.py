@@ -107,7 +107,7 @@ def _official(shapes: Shapes) -> System | None:
     if detector == "cornernet":
         return System("official CornerNet", names, classes, settings, published=True)
     if model["arch"] == "hrnet":
-        model["feature_channels"] = shapes["cnvs.conv.weight"][0]
+        model["feature_channels"] = (shapes.get("cnvs.conv.weight") or (256,))[0]
     return System("CenterNet with keypoint triplets", names, classes, settings, published=True)
 
 
@@ -146,8 +146,8 @@ def _nnabla(shapes: Shapes) -> System | None:
     if "hm_final/conv/b" not in shapes:
         return None
     if "up16/up/conv/W" in shapes:
-        kernel = shapes.get("up4/residual_level3/x_root/root/conv/W", (0, 0, 1, 1))
-        model: Settings = {"arch": "dlav0", "num_layers": 34, "official_neck": kernel[2] == 3}
+        kernel = shapes.get("up4/residual_level3/x_root/root/conv/W", ())
+        model: Settings = {"arch": "dlav0", "num_layers": 34, "official_neck": 3 in kernel[1:3]}
     else:
         depth = _resnet(shapes, r"res{}/layer(\d+)/", "res1/layer1/bottleneck3/conv/W")
         model = {"arch": "resnet", "num_layers": depth}
@@ -166,15 +166,15 @@ def _ctdet_input(classes: int) -> Settings:
 def _backbone(shapes: Shapes) -> Settings | None:
     """The section `model` of a network that is named as the official ones, as far as the backbone tells."""
     if "kps.0.low1.0.conv1.weight" in shapes:
-        levels = max(key.count("low2.") for key in shapes)
+        levels = min(max(1, *(key.count("low2.") for key in shapes)), 5)
         return {"arch": "hourglass", "num_layers": _hourglass(shapes, "kps"), "hourglass_levels": levels}
     if finest := shapes.get("stage2.0.branches.0.0.conv1.weight"):
         return {"arch": "hrnet", "num_layers": finest[0]}
     if "ida_up.proj_1.conv.weight" in shapes:
         return {"arch": "dla", "num_layers": 34}
     if "dla_up.ida_0.proj_1.0.weight" in shapes:
-        kernel = shapes.get("dla_up.ida_1.node_2.0.weight", (0, 0, 3, 3))
-        return {"arch": "dlav0", "num_layers": 34, "official_neck": kernel[2] == 3}
+        kernel = shapes.get("dla_up.ida_1.node_2.0.weight", ())
+        return {"arch": "dlav0", "num_layers": 34, "official_neck": kernel[2:] != (1, 1)}
     if "deconv_layers.0.weight" in shapes:
         deformable = "deconv_layers.0.conv_offset_mask.weight" in shapes
         depth = _resnet(shapes, r"layer{}\.(\d+)\.", "layer1.0.conv3.weight")
@@ -204,6 +204,6 @@ def _heads(shapes: Shapes, names: Names | None) -> tuple[int, int]:
     found = {"final": 1, "conv1": 1}
     for key, shape in shapes.items():
         layer = re.search(r"(?:hm|heatmap)_(final|conv1)/conv/b$", (names.ours(key) if names else key) or "")
-        if layer:
+        if layer and shape:
             found[layer[1]] = shape[0]
     return found["final"], found["conv1"]

@@ -39,7 +39,7 @@ def to_ours(arrays: Arrays, names: Names) -> Arrays:
         if (path := names.ours(key)) is not None:
             if "/bn/" in path:
                 array = array.reshape(1, -1, 1, 1)
-            elif dla.joins(path):
+            elif dla.joins(path) and array.ndim == 4:
                 array = array[:, dla.input_order(path, array)]
             found[path] = array
     return found

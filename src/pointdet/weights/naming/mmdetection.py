@@ -62,7 +62,8 @@ def with_what_has_no_effect(arrays: Arrays) -> Arrays:
     found = dict(arrays)
     for step in (1, 2, 3):
         scope = f"upsample{step}/deform"
-        if (kernel := arrays.get(f"{scope}/conv/W")) is not None:
+        kernel = arrays.get(f"{scope}/conv/W")
+        if kernel is not None and kernel.ndim == 4:
             out, channels = kernel.shape[:2]
             found.setdefault(f"{scope}/conv/b", np.zeros(out, np.float32))
             if f"{scope}/offset/conv/W" not in arrays:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""safetensors and .npz: what is written is read, and other files are refused in one sentence."""
+
+import numpy as np
+import pytest
+
+from pointdet.errors import PointDetError
+from pointdet.weights import plain_file
+
+ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(5, np.float32)}
+
+
+@pytest.mark.parametrize("suffix", plain_file.SUFFIXES)
+def test_there_and_back(tmp_path, suffix):
+    path = tmp_path / "deep" / f"x{suffix}"
+    plain_file.write(path, {**ARRAYS, "turned": ARRAYS["a.weight"].T}, {"k": "v"})
+    found = plain_file.read(path)
+    assert set(found) == {*ARRAYS, "turned"}
+    np.testing.assert_array_equal(found["turned"], ARRAYS["a.weight"].T, strict=True)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", plain_file.SUFFIXES)
+def test_broken_files(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    with pytest.raises(PointDetError, match="there is no weight file"):
+        plain_file.read(path)
+    plain_file.write(path, ARRAYS, {})
+    whole = path.read_bytes()
+    for data in (b"", whole[: len(whole) // 2], b"x" * 100, whole[:-1]):
+        path.write_bytes(data)
+        with pytest.raises(PointDetError, match=f"is not a whole {suffix} file of numbers; copy or download"):
+            plain_file.read(path)
+
+
+def test_a_pickle_in_an_npz_is_not_run(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.array([{}], dtype=object))
+    with pytest.raises(PointDetError, match="is not a whole .npz file of numbers"):
+        plain_file.read(path)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(PointDetError, match="cannot write .*x.npz"):
+        plain_file.write(tmp_path / "file" / "x.npz", ARRAYS, {})
