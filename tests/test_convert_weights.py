@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""convert_weights.py: what comes out is what another layout needs, and the way back loses nothing."""
+"""convert_weights.py: published files in, checkpoints out, and back; other layouts; and nothing is lost."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import h5py
+import networks
 import numpy as np
 import pytest
 import tiny
+import torch_writer
 
-from pointdet.weights import fit, h5_file
+from pointdet.weights import checkpoint, fit, h5_file, plain_file
 
 PROGRAM = Path(__file__).parents[1] / "src" / "convert_weights.py"
 
@@ -18,6 +20,38 @@ PROGRAM = Path(__file__).parents[1] / "src" / "convert_weights.py"
 def run(*arguments):
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_a_published_file_and_back(golden, tmp_path):
+    """`x.pth` -> checkpoint -> the official keys, by the program alone; the checkpoint knows what it is."""
+    theirs = networks.published(golden("networks.json")["res18"], "A")
+    file = torch_writer.File("zip")
+    state = {f"module.{key}": file.tensor(array) for key, array in theirs.items()}
+    (tmp_path / "x.pth").write_bytes(file.written({"epoch": 140, "state_dict": state}))
+    there = run(tmp_path / "x.pth", tmp_path / "checkpoint", "--set", "test.flip=true")
+    assert (there.returncode, there.stderr) == (0, "")
+    assert there.stdout.splitlines() == [
+        f"{tmp_path / 'x.pth'}: official CenterNet, resnet 18, 80 classes",
+        f"  kept        {len(theirs)} parameters",
+        f"{tmp_path / 'checkpoint'}: checkpoint of ctdet, for --checkpoint {tmp_path / 'checkpoint'}",
+    ]
+    state = checkpoint.read_state(tmp_path / "checkpoint")
+    assert state["config"]["test"]["flip"] and state["class_names"][79] == "toothbrush"
+    back = run(tmp_path / "checkpoint", tmp_path / "x.safetensors")
+    assert (back.returncode, back.stderr) == (0, "")
+    found = plain_file.read(tmp_path / "x.safetensors")
+    assert set(found) == set(theirs)
+    for key, array in theirs.items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+def test_mistakes_end_the_program(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"<html>")
+    result = run(tmp_path / "x.pth", tmp_path / "checkpoint")
+    assert result.returncode == 2 and "is a web page and no weight file" in result.stderr
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "checkpoint").exists()
+    result = run(tmp_path / "x.pth", tmp_path / "checkpoint", "--layout", "nhwc")
+    assert result.returncode == 2 and "give" in result.stderr and "the suffix .h5" in result.stderr
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ FLOORS = {
     "pointdet.data": 3,
     "pointdet.inference": 4,
     "pointdet.export": 4,
+    "pointdet.conversion": 4,
     "pointdet.evaluation": 5,
     "convert_weights": 5,
     "demo": 5,
