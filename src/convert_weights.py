@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     if args.output.suffix == ".h5":
-        return relay(args)
+        return change_layout(args)
     if args.layout or args.input_channels:
         raise PointDetError(
             f"--layout and --input_channels are for parameter files; give {args.output} the suffix .h5"
@@ -74,7 +74,7 @@ def main() -> int:
     return 0
 
 
-def relay(args: argparse.Namespace) -> int:
+def change_layout(args: argparse.Namespace) -> int:
     """A parameter file in another layout."""
     from pointdet.weights import fit, h5_file
 
