@@ -4,6 +4,8 @@
 import networks
 import pytest
 
+from pointdet.detectors import catalogue
+from pointdet.ops.layers import undrawn
 from pointdet.weights.naming.names import Names
 from pointdet.weights.systems import DEAD, IMAGENET, recognise
 
@@ -14,7 +16,7 @@ def shapes_of(entries):
 
 @pytest.mark.parametrize("stacks", [1, 2])
 def test_triplets(golden, stacks):
-    system = recognise(shapes_of(golden("networks_more.json")[f"triplet_{52 * stacks}"]["parameters"]))
+    system = recognise(shapes_of(golden("networks_triplet.json")[f"triplet{52 * stacks}"]["parameters"]))
     assert system.title == "CenterNet with keypoint triplets" and system.published and system.classes == 80
     assert system.settings["detector"] == {"name": "triplet"}
     model = system.settings["model"]
@@ -67,11 +69,17 @@ def test_hrnet_fork_of_the_triplets():
     assert system.settings["model"] == {
         "arch": "hrnet", "num_layers": 18, "head_channels": 270, "feature_channels": 256,
     }  # fmt: skip
+    assert system.settings["input"] == {"height": 512, "width": 512}
     assert isinstance(system.names, Names)
     paths = [path for key in entries if (path := system.names.ours(key))]
     assert len(set(paths)) == len(paths)
     lost = [key for key in entries if system.names.ours(key) is None]
     assert all(DEAD.fullmatch(key) for key in lost)
+    config = networks.config(model=system.settings["model"], detector={"name": "triplet"})
+    detector = catalogue.build(config, 4)
+    with undrawn():
+        detector.make_parameters(32)
+    assert set(detector.parameters()) == set(paths)
 
 
 @pytest.mark.parametrize(("table", "arch", "depth"), [("sony18", "resnet", 18), ("sony_dlav0", "dlav0", 34)])

@@ -32,6 +32,11 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RGB = {**IMAGENET, "colour_order": "rgb"}
 VOC_CLASSES = 20
 
+TITLES = {
+    "ctdet": "official CenterNet",
+    "cornernet": "official CornerNet",
+    "triplet": "CenterNet with keypoint triplets",
+}
 CORNERS_INPUT: Settings = {"height": 511, "width": 511}
 CORNERS_TEST: Settings = {"keep_resolution": True, "vis_thresh": 0.5}
 
@@ -94,21 +99,20 @@ def _official(shapes: Shapes) -> System | None:
     names = official(Model(**model), detector)
     names = names.respelt(*cornernet.SIMPLE) if simple else names
     classes, model["head_channels"] = _heads(shapes, names)
+    if neck := shapes.get("necks.0.conv.weight" if model["arch"] == "hourglass" else "cnvs.conv.weight"):
+        model["feature_channels"] = neck[0]
     settings: Settings = {"model": model, "detector": {"name": detector}}
     if detector == "ctdet":
         settings |= {"input": _ctdet_input(classes), "test": {"keep_resolution": classes != VOC_CLASSES}}
-        return System("official CenterNet", names, classes, settings, published=True)
-    settings["input"] = CORNERS_INPUT | (IMAGENET if classes == VOC_CLASSES else {})
-    settings["test"] = CORNERS_TEST
+    else:
+        # 511 pixels are one too few for any other backbone.
+        feeding = CORNERS_INPUT if model["arch"] == "hourglass" else {"height": 512, "width": 512}
+        settings["input"] = feeding | (IMAGENET if classes == VOC_CLASSES else {})
+        settings["test"] = CORNERS_TEST | {"flip": not simple}
     if simple:
         settings["detector"]["merge_exponent"] = 10
-        return System("simple CornerNet", names, classes, settings, published=True)
-    settings["test"] = CORNERS_TEST | {"flip": True}
-    if detector == "cornernet":
-        return System("official CornerNet", names, classes, settings, published=True)
-    if model["arch"] == "hrnet":
-        model["feature_channels"] = (shapes.get("cnvs.conv.weight") or (256,))[0]
-    return System("CenterNet with keypoint triplets", names, classes, settings, published=True)
+    title = "simple CornerNet" if simple else TITLES[detector]
+    return System(title, names, classes, settings, published=True)
 
 
 def _mmdetection_cornernet(shapes: Shapes) -> System | None:

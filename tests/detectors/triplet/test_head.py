@@ -48,8 +48,7 @@ def test_published_pooling(golden, module, kernels):
         parameters = nn.get_parameters(grad_only=False)
         entries = golden("networks_triplet.json")["pooling"][module]
         names = {
-            key: ours(f"{'ct' if keypoint == 'centre' else module[:2]}_cnvs.0.{key}")
-            for key, _ in entries
+            key: ours(f"{'ct' if keypoint == 'centre' else module[:2]}_cnvs.0.{key}") for key, _ in entries
         }
         assert set(names.values()) == set(parameters)
         for key, shape in entries:

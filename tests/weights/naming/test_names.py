@@ -60,7 +60,8 @@ def test_dialects_of_cornernet(golden):
     simple = [key for key, _ in golden("networks_cornernet.json")["simple104"]["parameters"]]
     official_names = hourglass("cornernet", 104)
     paths = {official_names.ours(key) for key in theirs}
-    assert {official_names.respelt(*cornernet.SIMPLE).ours(key) for key in simple} == paths
+    simple_names = official_names.respelt(*cornernet.SIMPLE)
+    assert {simple_names.ours(key) for key in simple} == paths
     mmdet = official_names.respelt(*mmdetection.CORNERNET)
     keys = {mmdet.published(path) for path in paths}
     assert len(keys) == len(paths) and {mmdet.ours(key) for key in keys} == paths

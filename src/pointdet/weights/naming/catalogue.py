@@ -17,7 +17,8 @@ def official(model: Model, detector: str) -> Names:
     """The names of the official code, or, where none has this backbone with this detector, those of its two parts."""
     stacks = {52: 1, 104: 2}[model.num_layers] if model.arch == "hourglass" else 0
     trunk = triplet.HRNET if (model.arch, detector) == ("hrnet", "triplet") else _backbone(model)
-    index, scope = per_stack(stacks)  # the convolution between both is named as in the fork; hourglasses have "cnvs"
+    index, scope = per_stack(stacks)
+    # The convolution between both is named as in the fork; hourglasses have their own of this name.
     neck = named(f"{'necks' if stacks else 'cnvs'}{index}", f"{scope}neck")
     return Names(trunk + neck + HEADS[detector](stacks))
 
