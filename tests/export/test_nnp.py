@@ -15,7 +15,8 @@ from nnabla.utils.nnp_graph import NnpLoader
 from nnabla.utils.save import save
 
 from pointdet.errors import PointDetError
-from pointdet.export.nnp import NnpNetwork, write
+from pointdet.export.nnp import write
+from pointdet.inference.exported import NnpNetwork
 from pointdet.inference.predictor import Predictor
 from pointdet.inference.restore import restore
 from pointdet.ops.layers import Mode, upsample_bilinear, upsample_nearest
@@ -46,13 +47,13 @@ def images(count, height=64, width=64):
     ids=["NCHW", "NHWC", "four channels, RGB", "deformable, NCHW", "deformable, NHWC"],
 )
 def test_same_maps(tmp_path, data, overrides):
-    model = tiny.model(tiny.config(data, *overrides))
+    model = tiny.model(tiny.config(data, "input.width=96", *overrides))
     path = tmp_path / "folder" / "x.nnp"
-    write(model, path, 64, 96, batch=2)
-    assert [file.name for file in path.parent.iterdir()] == ["x.nnp"]
+    write(model, path, batch=2)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.nnp"]
     network = NnpNetwork(path)
-    for seed in (2, 3):
-        pixels = images(seed, 64, 96)[:2]
+    for count in (2, 3):  # in batches of two
+        pixels = images(count, 64, 96)
         expected, found = model.network()(pixels), network(pixels)
         assert set(found) == set(expected) == {"heatmap", "size", "offset"}
         for name, array in expected.items():
@@ -77,9 +78,9 @@ def test_upsampling_is_saved_with_its_convention(tmp_path):
 def test_heads_of_earlier_stacks_stay_behind(tmp_path, data):
     """They were for the loss alone."""
     settings = ("arch=hourglass", "num_layers=104", "hourglass_levels=1", "width=0.0625")
-    trained = tiny.model(tiny.config(data, *(f"model.{setting}" for setting in settings)))
+    trained = tiny.model(tiny.config(data, "input.width=63", *(f"model.{setting}" for setting in settings)))
     assert "stack1/hm_final/conv/b" in trained.detector.parameters()
-    write(restore(tiny.write_checkpoint(tmp_path / "best", trained), start()), tmp_path / "x.nnp", 64, 63)
+    write(restore(tiny.write_checkpoint(tmp_path / "best", trained), start()), tmp_path / "x.nnp")
     with ZipFile(tmp_path / "x.nnp") as archive:
         (tmp_path / "x.h5").write_bytes(archive.read("parameter.h5"))
     heads = {name.partition("/")[0] for name in h5_file.read(tmp_path / "x.h5") if "hm_" in name}
@@ -89,17 +90,27 @@ def test_heads_of_earlier_stacks_stay_behind(tmp_path, data):
         np.testing.assert_allclose(array, trained.network()(pixels)[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("contents", ["network", "pipeline"])
+def test_contents(tmp_path, data, contents):
+    model, pixels = tiny.model(tiny.config(data)), images(1)
+    write(model, tmp_path / "x.nnp", contents=contents)
+    network = NnpNetwork(tmp_path / "x.nnp")
+    expected, found = model.network()(pixels), network(pixels)
+    if contents == "pipeline":
+        heatmap = expected["heatmap"][0]
+        is_peak = [plane == cv2.dilate(plane, np.ones((3, 3), np.uint8)) for plane in heatmap]
+        expected["heatmap"] = np.where(is_peak, heatmap, 0)[None]
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+    inputs = NnpLoader(str(tmp_path / "x.nnp")).get_network("runtime").inputs
+    assert inputs["image"].shape == ((1, 3, 64, 64) if contents == "network" else (1, 64, 64, 3))
+
+
 def test_same_detections(tmp_path, data):
     model = tiny.model(tiny.config(data))
-    write(model, tmp_path / "x.nnp", 64, 64)
-    predictor = Predictor.of(model)
-    exported = Predictor(
-        NnpNetwork(tmp_path / "x.nnp"),
-        model.detector.codec,
-        model.config.input,
-        model.config.test,
-        model.class_names,
-    )
+    write(model, tmp_path / "x.nnp")
+    predictor, exported = Predictor.of(model), Predictor.from_checkpoint(tmp_path / "x.nnp")
+    assert exported.class_names == tiny.CLASS_NAMES
     for path in sorted((data / "train").iterdir()):
         image = cv2.imread(str(path))
         expected, found = predictor(image), exported(image)
@@ -110,9 +121,22 @@ def test_same_detections(tmp_path, data):
 
 
 def test_another_input_size_is_refused(tmp_path, data):
-    write(tiny.model(tiny.config(data)), tmp_path / "x.nnp", 64, 64)
-    with pytest.raises(PointDetError, match=r"saved for images \(1, 64, 64, 3\), not \(1, 64, 96, 3\)"):
+    write(tiny.model(tiny.config(data)), tmp_path / "x.nnp")
+    with pytest.raises(
+        PointDetError, match="x.nnp was saved for inputs of 64 x 64, not 64 x 96; save it with this"
+    ):
         NnpNetwork(tmp_path / "x.nnp")(images(1, 64, 96))
+
+
+def test_it_needs_its_card(tmp_path, data):
+    write(tiny.model(tiny.config(data)), tmp_path / "x.nnp")
+    for content in ("{", "{}"):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(PointDetError, match="x.json"):
+            NnpNetwork(tmp_path / "x.nnp")
+    (tmp_path / "x.json").unlink()
+    with pytest.raises(PointDetError, match="x.nnp needs x.json beside it, which was saved with it"):
+        NnpNetwork(tmp_path / "x.nnp")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK no archive"], ids=["nothing", "empty", "garbage"])
@@ -128,7 +152,7 @@ def test_what_is_no_network_is_said(tmp_path, content):
 def test_no_place_to_write(tmp_path, data):
     (tmp_path / "file").write_text("")
     with pytest.raises(PointDetError, match=r"cannot write .*file/x.nnp \(.*\); choose another place"):
-        write(tiny.model(tiny.config(data)), tmp_path / "file" / "x.nnp", 64, 64)
+        write(tiny.model(tiny.config(data)), tmp_path / "file" / "x.nnp")
 
 
 def export(*arguments):
@@ -148,7 +172,7 @@ def test_the_door(tmp_path, data):
     assert result.returncode == 0, result.stderr
     path = tmp_path / "out" / "resnet_18.nnp"
     assert (
-        f"{path}: image (1, 64, 64, 3) uint8 BGR -> heatmap (1, {len(tiny.CLASS_NAMES)}, 16, 16)"
+        f"{path}: maps, float, image (1, 64, 64, 3) uint8 BGR -> heatmap (1, {len(tiny.CLASS_NAMES)}, 16, 16)"
         in result.stdout
     )
     assert "largest difference after loading it again: " in result.stdout

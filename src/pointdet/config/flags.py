@@ -19,7 +19,9 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "cfg"
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which detector, configuration and device. A checkpoint folder knows all but the device itself."""
     parser.add_argument("detector", choices=DETECTORS)
-    parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="checkpoint folder, or .h5 file")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="checkpoint folder, or .h5, .onnx or .nnp file"
+    )
     parser.add_argument("--dataset", help="coco, pascal or what else the configuration is called after")
     parser.add_argument("--arch", help="backbone")
     parser.add_argument("--num_layers", type=int, help="depth of the backbone")
@@ -50,7 +52,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
-    """How a detector looks at an image; what is not given stays as configured."""
+    """Who runs a detector and how it looks at an image; what is not given stays as configured."""
+    parser.add_argument(
+        "--engine",
+        choices=("nnabla", "onnxruntime"),
+        help="who runs the network; default: onnxruntime for .onnx files, else nnabla",
+    )
     parser.add_argument("--test_flip", action="store_true", help="average with the mirror image")
     parser.add_argument(
         "--test_scales", metavar="S,S,...", help="scales merged by soft-NMS: 0.5,0.75,1,1.25,1.5"
@@ -87,6 +94,13 @@ def device(flags: argparse.Namespace) -> tuple[str, int]:
     return ("cudnn" if installed else "cpu"), 0
 
 
+def names_gpu(flags: argparse.Namespace) -> bool:
+    """Whether the flags ask for a GPU."""
+    if flags.extension_module is not None:
+        return bool(flags.extension_module == "cudnn")
+    return flags.gpus is not None and flags.gpus >= 0
+
+
 def cpu_kernels(flags: argparse.Namespace) -> str:
     """`runtime.cpu_kernels` of the command line; a checkpoint's own is of the machine that trained it."""
     name = "runtime.cpu_kernels="
@@ -95,11 +109,13 @@ def cpu_kernels(flags: argparse.Namespace) -> str:
 
 
 def config_of(flags: argparse.Namespace, checkpoint: Path) -> Config | None:
-    """What a bare parameter file is read with; None for a checkpoint folder, which holds its own.
+    """What a bare parameter file is read with; None for checkpoint folders and exported networks, which hold their own.
 
     Errors: PointDetError where a configuration is needed and the flags name none, or a faulty one.
     """
-    return None if checkpoint.is_dir() else load(config_path(flags), overrides(flags))
+    if checkpoint.is_dir() or checkpoint.suffix in (".onnx", ".nnp"):
+        return None
+    return load(config_path(flags), overrides(flags))
 
 
 def config_path(flags: argparse.Namespace) -> Path:

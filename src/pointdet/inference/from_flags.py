@@ -9,6 +9,7 @@ from pathlib import Path
 from pointdet import runtime as runtimes
 from pointdet.config import flags
 from pointdet.errors import PointDetError
+from pointdet.inference import engine as engines
 from pointdet.inference.restore import Model, restore
 from pointdet.runtime import Runtime
 
@@ -22,15 +23,18 @@ def start_runtime(args: argparse.Namespace) -> Runtime:
 
 
 def restore_model(args: argparse.Namespace, runtime: Runtime, checkpoint: Path | None) -> Model:
-    """The detector of a checkpoint folder or, described by the flags, of an .h5 file; overrides apply.
+    """The detector of a checkpoint folder, an exported network or, described by the flags, an .h5 file; overrides apply.
 
     Errors: PointDetError, also where a flag and the checkpoint disagree.
     """
     if checkpoint is None:
         raise PointDetError(
-            "no checkpoint is given; add --checkpoint with a checkpoint folder or an .h5 file"
+            "no checkpoint is given; add --checkpoint with a checkpoint folder or an .h5, .onnx or .nnp file"
         )
+    engine = engines.of(checkpoint, getattr(args, "engine", None))
+    if engine == "onnxruntime" and flags.names_gpu(args):
+        raise PointDetError("ONNX Runtime runs on the CPU here; leave --gpus and --extension_module out")
     config = flags.config_of(args, checkpoint)
     model = restore(checkpoint, runtime, config, flags.overrides(args), args.swap_heads)
     flags.check_agreement(args, model.config, checkpoint)
-    return model
+    return engines.on_engine(model, engine)

@@ -60,17 +60,19 @@ class Predictor:
         self.granularity = granularity
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> Predictor:
-        """The predictor of a checkpoint folder, such as ``runs/mine/checkpoints/best``; device: cpu or cudnn.
+    def from_checkpoint(cls, path: str | Path, device: str = "cpu", engine: str | None = None) -> Predictor:
+        """The predictor of a checkpoint folder, such as ``runs/mine/checkpoints/best``, or of an .onnx or .nnp file.
 
-        Errors: PointDetError for a folder that is no whole checkpoint, or a device that does not work.
+        device: cpu or cudnn. engine: nnabla or onnxruntime; that of .onnx and .nnp files is known.
+        Errors: PointDetError for what cannot be loaded, or a device or engine that does not work.
         """
-        from pointdet.inference.restore import (
-            restore,
-        )  # wakes NNabla, which other users of this room do without
+        # They wake NNabla, which other users of this room do without.
+        from pointdet.inference import engine as engines
+        from pointdet.inference.restore import restore
         from pointdet.runtime import start
 
-        return cls.of(restore(Path(path), start(device)))
+        chosen = engines.of(Path(path), engine)
+        return cls.of(engines.on_engine(restore(Path(path), start(device)), chosen))
 
     @classmethod
     def of(cls, model: Model) -> Predictor:
