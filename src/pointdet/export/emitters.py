@@ -8,13 +8,13 @@ from typing import Any
 
 import nnabla as nn
 import numpy as np
+from nnabla.function import Function
 from onnx import TensorProto
 
 from pointdet.errors import PointDetError
 from pointdet.export.deformable import deformable_convolution
 from pointdet.export.nodes import Linear, Nodes
 
-Function = nn.function.Function
 END = np.array([np.iinfo(np.int64).max])
 
 

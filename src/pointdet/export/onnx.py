@@ -56,7 +56,7 @@ def convert(model: Model, contents: Contents = "maps", half: bool = False) -> on
         nodes.nodes.append(helper.make_node("Identity", [result], [name], name))
 
     if contents == "network":
-        shape = ["batch", len(model.colour), "height", "width"]
+        shape: list[str | int | None] = ["batch", len(model.colour), "height", "width"]
         given = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
     else:
         given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])

@@ -10,6 +10,7 @@ from pointdet import runtime as runtimes
 from pointdet.config import flags
 from pointdet.errors import PointDetError
 from pointdet.inference import engine as engines
+from pointdet.inference.exported import threads
 from pointdet.inference.restore import Model, restore
 from pointdet.runtime import Runtime
 
@@ -37,4 +38,6 @@ def restore_model(args: argparse.Namespace, runtime: Runtime, checkpoint: Path |
     config = flags.config_of(args, checkpoint)
     model = restore(checkpoint, runtime, config, flags.overrides(args), args.swap_heads)
     flags.check_agreement(args, model.config, checkpoint)
+    if engine == "onnxruntime" and runtime.ranks.rank == 0:
+        print(f"the network runs in ONNX Runtime, {threads()} thread(s)", flush=True)
     return engines.on_engine(model, engine)

@@ -86,7 +86,7 @@ def restore(
         arrays = published.unswapped(h5_file.read(path), path, swap_heads)
     else:
         raise PointDetError(
-            f"{path} is neither a checkpoint folder nor an .h5, .onnx or .nnp file; give one of them"
+            f"{path} is neither a checkpoint folder nor an .h5 file, nor an exported .onnx or .nnp; give one of these"
         )
     return assemble(config, class_names, runtime, arrays, str(path))
 
