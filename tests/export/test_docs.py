@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/deployment.md: its programs run as they stand there, without PointDet, and detect what PointDet does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from pointdet.export import nnp, onnx
+from pointdet.inference.predictor import Predictor
+
+TEXT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """image.jpg and the model, whose peaks lie around the threshold."""
+    data = tiny.draw(tmp_path / "data", train=1, val=1)
+    model = tiny.model(tiny.config(data, "test.vis_thresh=0.1"))
+    image = cv2.imread(str(next((data / "train").iterdir())))
+    cv2.imwrite(str(tmp_path / "image.jpg"), image[:48])
+    return tmp_path, model
+
+
+def test_onnx_without_pointdet(folder):
+    where, model = folder
+    onnx.write(onnx.convert(model), where / "detector.onnx")
+    (program,) = re.findall(r"```python\n(import json\n.*?)```", TEXT, re.DOTALL)
+    (where / "program.py").write_text(
+        program + "\nimport sys\nassert not {'nnabla', 'pointdet'} & set(sys.modules)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "program.py"], check=False, cwd=where, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    rows = [line.rsplit(" ", 5) for line in result.stdout.splitlines()]
+    printed = {(name, *map(float, numbers)) for name, *numbers in rows}
+    found = Predictor.of(model)(cv2.imread(str(where / "image.jpg")))
+    found = found[found.scores >= 0.1 + 1e-4]
+    assert 0 < len(found) < 100
+    for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
+        ours = (score, *box)
+        assert any(
+            name == tiny.CLASS_NAMES[label] and np.allclose(numbers, ours, rtol=0, atol=0.02)
+            for name, *numbers in printed
+        )
+
+
+def test_nnabla_cli(folder):
+    where, model = folder
+    nnp.write(model, where / "detector.nnp")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    pixels.tofile(where / "image.bin")
+    (command,) = re.findall(r"^nnabla_cli infer .*$", TEXT, re.MULTILINE)
+    program = Path(sys.executable).with_name("nnabla_cli")
+    subprocess.run([program, *command.split()[1:]], check=True, cwd=where, capture_output=True, timeout=120)
+    written = np.fromfile(where / "maps_0.bin", np.float32)
+    expected = np.concatenate([array.ravel() for array in model.network()(pixels).values()])
+    np.testing.assert_allclose(written, expected, rtol=0, atol=1e-5)
