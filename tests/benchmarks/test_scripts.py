@@ -95,3 +95,12 @@ def test_decode():
     total = row(output, "decode  ")[0] + row(output, "soft-NMS  ")[0]
     assert float(re.search(r"decode \+ soft-NMS = (\S+) ms", output)[1]) == pytest.approx(total, abs=0.02)
     assert "1000 candidates" in output
+
+
+def test_engines():
+    output = run("engines.py", "--size", 64, "--width", 0.125, "--threads", 1, "--repeats", 1).stdout
+    for name in ("onnxruntime", "  plain layout", "  size known"):
+        (line,) = re.findall(rf"^{name}  .*$", output, re.MULTILINE)
+        assert float(line.split()[-1]) < 1e-4
+    assert row(output, "nnabla ")[1] == 1
+    assert float(re.search(r"around / network = (\S+)", output)[1]) > 0

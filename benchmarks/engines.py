@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast is a network in either engine and every precision, and what do the steps around it add?
+
+python benchmarks/engines.py: ResNet-18 CenterNet, 80 classes, 512 x 512, one image, on two cores. The same parameters run
+in NNabla and, exported, in ONNX Runtime: as they are, in half, in int8, without the blocked layout of its convolutions,
+and with the image size told in advance. All are taken in turn; minima over repeats. Around ONNX Runtime in float,
+preparing a 640 x 480 picture, decoding and drawing may add 15 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+# Before NumPy is imported.
+THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
+os.environ |= {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
+
+import cv2
+import machine
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from pointdet import runtime as runtimes
+from pointdet.config.schema import Config, Dataset, Input, Model
+from pointdet.data.shapes import draw_picture
+from pointdet.drawing import draw_detections
+from pointdet.export.onnx import convert
+from pointdet.export.quantised import int8
+from pointdet.inference.exported import OnnxNetwork
+from pointdet.inference.predictor import Image, Predictor
+from pointdet.inference.restore import Model as Restored
+from pointdet.ops.cpu import onednn
+from pointdet.structures import Maps
+from pointdet.training.start import fresh
+
+CLASSES, BOUND = 80, 0.15
+CALIBRATION = 4  # drawn pictures
+
+Run = Callable[[npt.NDArray[np.uint8]], Maps]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arch", default="resnet", help="model.arch [resnet]")
+    parser.add_argument("--num_layers", type=int, default=18, help="model.num_layers [18]")
+    parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 32 [512]")
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
+    parser.add_argument("--threads", type=int, default=2, help="threads, and cores to run on [2]")
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    cv2.setNumThreads(args.threads)
+    config = Config(
+        dataset=Dataset(dataset="benchmark", format="coco"),
+        model=Model(arch=args.arch, num_layers=args.num_layers, width=args.width),
+        input=Input(height=args.size, width=args.size),
+    )
+    print(f"{machine.describe()}, ONNX Runtime {onnxruntime.__version__}")
+    print(
+        f"{args.arch}-{args.num_layers}, width {args.width:g}, {args.size} x {args.size}, {CLASSES} classes, 1 image, "
+        f"{args.threads} thread(s)"
+    )
+    best_kernels = "onednn" if onednn.library_file() else "blas"
+    model = fresh(config, tuple(map(str, range(CLASSES))), runtimes.start(cpu_kernels=best_kernels))
+    pictures = [draw_picture(np.random.default_rng(seed), 480, 640)[0] for seed in range(CALIBRATION)]
+    predictor = Predictor.of(model)
+    inputs = [predictor.prepare(picture).windows[0][1][None] for picture in pictures]
+    runs = variants(model, best_kernels, inputs)
+    fastest = compare(runs, inputs[0], args.repeats)
+    predictor.network = runs["onnxruntime"]
+    added = around(predictor, pictures[0], args.repeats) / fastest["onnxruntime"]
+    print(f"around / network = {added:.3f} (bound {BOUND:g})")
+    return 0 if added <= BOUND else 1
+
+
+def variants(model: Restored, best_kernels: str, inputs: list[npt.NDArray[np.uint8]]) -> dict[str, Run]:
+    """What is compared, by name."""
+    single = convert(model)
+    own = replace(model, runtime=replace(model.runtime, cpu_kernels="nnabla"))
+    plain = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # the level below those of layout
+    sides = dict(zip(("batch", "height", "width"), inputs[0].shape, strict=False))
+    return {
+        "nnabla": own.network(),
+        f"nnabla, {best_kernels}": model.network(),
+        "onnxruntime": network(single),
+        "  half": network(convert(model, half=True)),
+        "  int8": network(int8(single, inputs)),
+        "  plain layout": session(single, plain, {}),
+        "  size known": session(single, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, sides),
+    }
+
+
+def network(model: onnx.ModelProto) -> Run:
+    return OnnxNetwork(Path("benchmark.onnx"), model.SerializeToString())
+
+
+def session(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel, sides: dict[str, int]) -> Run:
+    """The model in a session of other options than ours."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(THREADS)
+    options.graph_optimization_level = level
+    for name, size in sides.items():
+        options.add_free_dimension_override_by_name(name, size)
+    made = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    names = [output.name for output in made.get_outputs()]
+    return lambda images: dict(zip(names, made.run(names, {"image": images}), strict=True))
+
+
+def compare(runs: dict[str, Run], image: npt.NDArray[np.uint8], repeats: int) -> dict[str, float]:
+    """Seconds of each, printed with ratios and with how far the maps are from NNabla's, in their largest value."""
+    expected = runs["nnabla"](image)
+    fastest = dict.fromkeys(runs, np.inf)
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(image)
+            fastest[name] = min(fastest[name], time.perf_counter() - start)
+    print(f"\n{'network':<20} {'ms':>8} {'faster':>9} {'difference':>11}")
+    for name, seconds in fastest.items():
+        found = runs[name](image)
+        apart = max(np.abs(found[n] - array).max() / np.abs(array).max() for n, array in expected.items())
+        print(f"{name:<20} {1e3 * seconds:8.1f} {fastest['nnabla'] / seconds:7.2f} x {apart:11.1e}")
+    return fastest
+
+
+def around(predictor: Predictor, picture: Image, repeats: int) -> float:
+    """Seconds that a picture takes beside the network."""
+    prepared = predictor.prepare(picture)
+    maps = predictor.network(prepared.windows[0][1][None])
+    before, predictor.network = predictor.network, lambda images: maps
+    found = predictor.detect([prepared])[0]
+    stages: dict[str, Callable[[], object]] = {
+        "prepare": lambda: predictor.prepare(picture),
+        "decode": lambda: predictor.detect([prepared]),
+        "draw": lambda: draw_detections(picture, found, predictor.class_names, predictor.test.vis_thresh),
+    }
+    fastest = dict.fromkeys(stages, np.inf)
+    for _ in range(repeats):
+        for name, stage in stages.items():
+            start = time.perf_counter()
+            stage()
+            fastest[name] = min(fastest[name], time.perf_counter() - start)
+    predictor.network = before
+    print("\n" + ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in fastest.items()))
+    return sum(fastest.values())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
