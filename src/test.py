@@ -60,7 +60,9 @@ def main() -> int:
     args = parse()
     if (args.checkpoint is None) == (args.checkpoint_dir is None):
         raise PointDetError("give one of --checkpoint and --checkpoint_dir")
-    if args.benchmark is not None and (args.benchmark < 1 or args.checkpoint is None and args.testiter is None):
+    if args.benchmark is not None and (
+        args.benchmark < 1 or args.checkpoint is None and args.testiter is None
+    ):
         raise PointDetError("--benchmark measures one --checkpoint, with one image or more")
     if args.testiter is not None:
         args.checkpoint = checkpoint_at(args.checkpoint_dir, args.testiter)

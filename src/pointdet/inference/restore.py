@@ -22,7 +22,6 @@ from pointdet.weights import checkpoint as checkpoints
 from pointdet.weights import h5_file, published
 from pointdet.weights.fit import fit_all
 
-
 if TYPE_CHECKING:
     from pointdet.inference import predictor
 
