@@ -149,6 +149,7 @@ def benchmark(args: argparse.Namespace, runtime: Runtime) -> None:
     """Measure what detecting costs; prints it and writes benchmark.json."""
     from pointdet.data.catalogue import read_dataset
     from pointdet.evaluation.benchmark import benchmark, table, write_cost
+    from pointdet.inference import engine as engines
     from pointdet.inference.from_flags import restore_model
     from pointdet.inference.predictor import Predictor
 
@@ -158,7 +159,8 @@ def benchmark(args: argparse.Namespace, runtime: Runtime) -> None:
     config = model.config.dataset
     dataset = read_dataset(config, args.split or ("test" if config.test else "val"), model.class_names)
     records = dataset.records[: args.benchmark]
-    cost = benchmark(Predictor.of(model), model, records, runtime.describe())
+    engine = engines.of(args.checkpoint, args.engine)
+    cost = benchmark(Predictor.of(model), model, records, f"{engine}, {runtime.describe()}")
     write_cost(args.save_dir / "benchmark.json", cost)
     print(f"\n{args.checkpoint}\n{table(cost)}\n\nwritten to {args.save_dir}", flush=True)
 

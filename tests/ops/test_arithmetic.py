@@ -52,6 +52,19 @@ PUBLISHED = {
         511,
         223.6,
     ),
+    "Keypoint triplets, Hourglass-52, 511": (
+        "triplet",
+        Model(arch="hourglass", num_layers=52, head_channels=256),
+        511,
+        297.4,
+    ),
+    # 256 channels behind HRNet, in pooling, and 270 in the heads.
+    "Keypoint triplets, HRNetV2-W18, 512": (
+        "triplet",
+        Model(arch="hrnet", num_layers=18, feature_channels=256, head_channels=270),
+        512,
+        214.7,
+    ),
 }
 
 
