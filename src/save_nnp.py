@@ -116,10 +116,10 @@ def calibration(folder: Path, model: Model, contents: Any) -> Iterator[npt.NDArr
     """What the network is fed when it looks at the first images of a folder."""
     from pointdet.export.graph import card
     from pointdet.inference.predictor import Predictor
-    from pointdet.inference.sources import frames
+    from pointdet.inference.sources import open_source
 
     predictor, told = Predictor.of(model), card(model, contents)
-    for frame in islice(frames(folder), CALIBRATION_IMAGES):
+    for frame in islice(open_source(str(folder)).frames(), CALIBRATION_IMAGES):
         for _, window in predictor.prepare(frame.image).windows:
             yield told.fed(window[None])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every detector on every backbone, out of the house and back: the same maps, the same detections."""
+"""Every detector on every backbone in both layouts: built, trained for a step, exported, loaded again, the same found."""
 
 import numpy as np
 import onnx
@@ -10,6 +10,9 @@ from pointdet.config.flags import DETECTORS
 from pointdet.export import nnp
 from pointdet.export.onnx import convert
 from pointdet.inference.exported import NnpNetwork, OnnxNetwork
+from pointdet.structures import Annotation
+from pointdet.training.graph import TrainingGraph
+from pointdet.training.solver import Solver
 
 BACKBONES = {name: flags for name, flags in tiny.NETWORKS.items() if "detector.name" not in flags[0]}
 COUNT = 20
@@ -58,14 +61,51 @@ def assert_same_detections(codec, one, other):
             assert np.any(same & (abs(many.scores - score) < 1e-4))
 
 
+def batch_of(model):
+    """An image with one object, and one without."""
+    codec, rng, samples = model.detector.codec, np.random.default_rng(0), []
+    for boxes in ([[8, 12, 40, 52]], []):
+        targets = {name: np.empty(shape, np.float32) for name, shape in codec.target_shapes().items()}
+        assert codec.encode(Annotation.of(boxes, [1] * len(boxes)), targets) == 0
+        image = rng.integers(0, 256, (tiny.SIDE, tiny.SIDE, 3), np.uint8)
+        samples.append({"image": image, "colour": model.colour, "weight": np.float32(1), **targets})
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def train_one_step(model):
+    graph = TrainingGraph(model.config, model.detector, model.runtime)
+    solver = Solver(model.config.train, model.config.mixed_precision, model.detector.parameters())
+    batch, before = batch_of(model), tiny.parameters(model)
+    solver.begin()
+    terms = graph.forward(batch, model.detector.loss.count(batch))
+    graph.backward(1.0, None)
+    solver.update(1e-4)
+    assert all(np.isfinite(value) for value in terms.values()) and terms["total"] > 0
+    after = tiny.parameters(model)
+    assert all(np.isfinite(array).all() for array in after.values())
+    learnt = model.detector.parameters(learnt_only=True)
+    unmoved = [name for name in learnt if np.array_equal(before[name], after[name])]
+    assert len(unmoved) < 0.1 * len(learnt), unmoved
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_same_network(tmp_path, data, detector, backbone):
+def test_whole_life(tmp_path, data, detector, backbone, layout):
     pixels = images(1, 64, 64)
-    config = tiny.config(data, f"detector.name={detector}", *BACKBONES[backbone])
-    model = with_contrast(tiny.model(config), pixels)
-    network, codec = model.network(), model.detector.codec
+    channel_last = f"mixed_precision.channel_last={layout == 'NHWC'}"
+    config = tiny.config(data, f"detector.name={detector}", channel_last, *BACKBONES[backbone])
+    model = tiny.model(config)
+    train_one_step(model)
+    network, codec = with_contrast(model, pixels).network(), model.detector.codec
     expected = network(pixels)
+
+    nnp.write(model, tmp_path / "x.nnp")
+    in_nnabla = NnpNetwork(tmp_path / "x.nnp")
+    assert_same_maps(in_nnabla(pixels), expected)
+    assert_same_detections(codec, in_nnabla(pixels), expected)
+    if layout == "NHWC":
+        return  # what is exported is NCHW, so that the rest would be the same once more
 
     made = convert(model)
     onnx.checker.check_model(made, full_check=True)
@@ -74,8 +114,3 @@ def test_same_network(tmp_path, data, detector, backbone):
     assert_same_detections(codec, in_onnx(pixels), expected)
     larger = images(2, 64, 128)  # another batch, another size, the same file
     assert_same_maps(in_onnx(larger), network(larger))
-
-    nnp.write(model, tmp_path / "x.nnp")
-    in_nnabla = NnpNetwork(tmp_path / "x.nnp")
-    assert_same_maps(in_nnabla(pixels), expected)
-    assert_same_detections(codec, in_nnabla(pixels), expected)
