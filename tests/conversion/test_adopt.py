@@ -2,6 +2,7 @@
 """Published files become checkpoints: golden outputs, every key accounted for, classes, misfits, the way back."""
 
 import json
+import shutil
 from pathlib import Path
 
 import networks
@@ -45,6 +46,7 @@ def like(shapes):
 
 GOLDEN = {
     "res_18": ("networks.json", "res18", "zip", ".safetensors"),
+    "res_50": ("networks.json", "res50", "legacy", ".npz"),
     "resdcn_18": ("networks_deformable.json", "resdcn18", "legacy", ".npz"),
     "dlav0_34": ("networks.json", "dlav0", "legacy", ".safetensors"),
     "dla_34": ("networks_deformable.json", "dla34", "zip", ".npz"),
@@ -97,18 +99,43 @@ def test_golden_outputs_of_the_nnabla_example(golden, tmp_path, name, channel_la
         networks.assert_close(outputs[ours], expected, f"B/{head}")
 
 
-def test_golden_outputs_of_an_hourglass(golden, tmp_path):
-    """Simple CornerNet, one stack, 100 million parameters."""
-    arrays, table = golden("network_cornernet_simple52.npz"), golden("networks_cornernet.json")["simple52"]
-    adopt(write(tmp_path / "checkpoint.t7", published(table), prefix="", wrapper="")).save(
-        tmp_path / "checkpoint"
-    )
-    (tmp_path / "checkpoint.t7").unlink()
-    model = restore(tmp_path / "checkpoint", start())
-    outputs = networks.run_stacks(model.detector, arrays["x"], Mode(False, kernels="blas"))[-1]
-    for short, corner in (("tl", "top_left"), ("br", "bottom_right")):
-        for kind, head in (("heatmap", "hmap"), ("tag", "embd"), ("offset", "regs")):
-            networks.assert_close(outputs[f"{corner}_{kind}"], arrays, f"B/s0/{head}_{short}")
+CTDET = {"heatmap": "hm", "size": "wh", "offset": "reg"}
+CORNERS = {
+    f"{corner}_{kind}": f"{short}_{head}"
+    for short, corner in (("tl", "top_left"), ("br", "bottom_right"))
+    for kind, head in (("heatmap", "heat"), ("tag", "tag"), ("offset", "regr"))
+}
+SIMPLE = {
+    f"{corner}_{kind}": f"{head}_{short}"
+    for short, corner in (("tl", "top_left"), ("br", "bottom_right"))
+    for kind, head in (("heatmap", "hmap"), ("tag", "embd"), ("offset", "regs"))
+}
+TRIPLETS = CORNERS | {"centre_heatmap": "ct_heat", "centre_offset": "ct_regr"}
+HOURGLASSES = {  # table of parameters, arrays -> layout, prefix, outputs
+    "CenterNet": ("network_hourglass104.json", None, "hourglass104", "legacy", "module.", CTDET),
+    "CornerNet": ("networks_cornernet.json", "hourglass104", "cornernet_hourglass104", "legacy", "", CORNERS),
+    "simple 52": ("networks_cornernet.json", "simple52", "cornernet_simple52", "zip", "", SIMPLE),
+    "simple 104": ("networks_cornernet.json", "simple104", "cornernet_simple104", "zip", "module.", SIMPLE),
+    "triplets 52": ("networks_triplet.json", "triplet52", "triplet52", "legacy", "module.", TRIPLETS),
+    "triplets 104": ("networks_triplet.json", "triplet104", "triplet104", "zip", "module.", TRIPLETS),
+}
+
+
+@pytest.mark.parametrize("network", HOURGLASSES)
+def test_golden_outputs_of_hourglasses(golden, tmp_path, network):
+    """100 or 200 million parameters, in files that hold nothing else; every stack."""
+    file, name, expected, layout, prefix, outputs = HOURGLASSES[network]
+    table, arrays = golden(file)[name] if name else golden(file), golden(f"network_{expected}.npz")
+    source, folder = tmp_path / "model.pkl", tmp_path / "checkpoint"
+    adopt(write(source, published(table), layout, prefix, wrapper="")).save(folder)
+    source.unlink()
+    model = restore(folder, start())
+    shutil.rmtree(folder)
+    stacks = networks.run_stacks(model.detector, arrays["x"], Mode(False, kernels="blas"))
+    assert len(stacks) == (1 if "52" in network else 2)
+    for number, stack in enumerate(stacks):
+        for ours, theirs in outputs.items():
+            networks.assert_close(stack[ours], arrays, f"B/s{number}/{theirs}")
 
 
 OFFICIAL = {  # file, table -> backbone, depth, detector, channels of the heads, keys that nothing reads
