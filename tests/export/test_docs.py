@@ -62,3 +62,10 @@ def test_nnabla_cli(folder):
     written = np.fromfile(where / "maps_0.bin", np.float32)
     expected = np.concatenate([array.ravel() for array in model.network()(pixels).values()])
     np.testing.assert_allclose(written, expected, rtol=0, atol=1e-5)
+
+    np.save(where / "image.npy", pixels[0])
+    (where / "images.csv").write_text("image\nimage.npy\n")
+    (where / "planes").mkdir()
+    (command,) = re.findall(r"^nnabla_cli forward .*$", TEXT, re.MULTILINE)
+    subprocess.run([program, *command.split()[1:]], check=True, cwd=where, capture_output=True, timeout=120)
+    assert len(list((where / "planes").rglob("*.png"))) == len(tiny.CLASS_NAMES) + 2 + 2
