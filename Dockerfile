@@ -27,8 +27,9 @@ RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH}
 
 WORKDIR /pointdet
-COPY requirements.txt requirements-cuda120.txt ./
-RUN python -m pip install --no-cache-dir --requirement requirements.txt --requirement requirements-cuda120.txt
+COPY requirements.txt requirements-cuda120.txt requirements-onnx.txt ./
+RUN python -m pip install --no-cache-dir --requirement requirements.txt --requirement requirements-cuda120.txt \
+        --requirement requirements-onnx.txt
 
 COPY setup.py pyproject.toml ./
 COPY src src

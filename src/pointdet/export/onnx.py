@@ -18,7 +18,7 @@ try:
     import onnx
     from onnx import TensorProto, helper
 except ImportError:
-    raise PointDetError("ONNX is not installed; pip install 'pointdet[onnx]'") from None
+    raise PointDetError("ONNX is not installed; pip install -r requirements-onnx.txt") from None
 
 from pointdet.export.emitters import EMITTERS, doubling
 from pointdet.export.graph import card, cut, export_graph, in_nchw

@@ -117,7 +117,7 @@ def onnx_runtime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise PointDetError("ONNX Runtime is not installed; pip install 'pointdet[onnx]'") from None
+        raise PointDetError("ONNX Runtime is not installed; pip install -r requirements-onnx.txt") from None
     return onnxruntime
 
 

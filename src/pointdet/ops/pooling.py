@@ -39,7 +39,7 @@ def corner_pool(x: nn.Variable, direction: Direction, mode: Mode) -> nn.Variable
 
 
 def line_pool(x: nn.Variable, vertical: bool, mode: Mode) -> nn.Variable:
-    """The maximum of each column, or row, in all its cells; of the shape of x (Duan et al., 2019, section 3.2)."""
+    """The maximum of each column, or row, in all its cells; of the shape of x (Duan et al., 2019, section 3.3)."""
     axis = 2 - mode.channel_last if vertical else 3 - mode.channel_last
     shape = list(x.shape)
     return F.broadcast(F.max(x, axis=axis, keepdims=True), shape)

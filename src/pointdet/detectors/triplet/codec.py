@@ -29,7 +29,7 @@ MARGIN = 5  # pixels of the scaled image: a box that leaves it by as many is non
 class TripletCodec:
     """`encode` makes targets of boxes, `decode` and `select` make detections of the network's maps.
 
-    Duan et al., 2019, section 3.1. Everything about corners is `corners`' matter.
+    Duan et al., 2019, section 3.2. Everything about corners is `corners`' matter.
     """
 
     corners: CornerNetCodec
@@ -119,7 +119,7 @@ def _confirmed(found: Detections, centres: Detections) -> Detections:
 
 
 def _central_regions(boxes: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], ...]:
-    """Upper left and lower right (N, 2) of the regions of boxes_image: section 3.1, equation 1."""
+    """Upper left and lower right (N, 2) of the regions of boxes_image: section 3.2, equation 1."""
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     n = np.where((high - low).prod(axis=1) > LARGE, 5, 3)[:, None]
     return ((n + 1) * low + (n - 1) * high) / (2 * n), ((n - 1) * low + (n + 1) * high) / (2 * n)

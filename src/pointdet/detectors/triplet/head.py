@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature map -> CornerNet's outputs behind cascade pooling, and centres (Duan et al., 2019, section 3.2)."""
+"""Feature map -> CornerNet's outputs behind cascade pooling, and centres (Duan et al., 2019, section 3.3)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TripletHead:
 def cascade_corner_pooling(
     x: nn.Variable, directions: tuple[Direction, Direction], channels: int, pooled_channels: int, mode: Mode
 ) -> nn.Variable:
-    """Feature map -> map of `channels` whose corners know borders and insides: section 3.2, figure 5.
+    """Feature map -> map of `channels` whose corners know borders and insides: section 3.3, figure 5.
 
     Each cell looks inwards first and along the border then, as the published code does; the text says it the other way.
     """
@@ -63,7 +63,7 @@ def cascade_corner_pooling(
 
 
 def centre_pooling(x: nn.Variable, channels: int, pooled_channels: int, mode: Mode) -> nn.Variable:
-    """Feature map -> map of `channels` whose cells know their row and column: section 3.2, figure 4."""
+    """Feature map -> map of `channels` whose cells know their row and column: section 3.3, figure 4."""
     lines = []
     for scope, vertical in (("vertical", True), ("horizontal", False)):
         with nn.parameter_scope(scope):
