@@ -49,12 +49,12 @@ def main() -> int:
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: plain.decode(maps, DETECTIONS),
         "  peaks of both heatmaps": lambda: [peaks(maps[f"{c}_heatmap"], plain.top_k) for c in CORNERS],
-        "soft-NMS": lambda: plain.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
-        "soft-NMS with merging": lambda: merging.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
-        "  the same as published": lambda: published.select([found], [1.0], (SIDE, SIDE), True, DETECTIONS),
+        "soft-NMS": lambda: plain.select([(1.0, found)], (SIDE, SIDE), True, DETECTIONS),
+        "soft-NMS with merging": lambda: merging.select([(1.0, found)], (SIDE, SIDE), True, DETECTIONS),
+        "  the same as published": lambda: published.select([(1.0, found)], (SIDE, SIDE), True, DETECTIONS),
         "triplets: decode": lambda: triplet.decode(maps, DETECTIONS),
         "  centres and soft-NMS": lambda: triplet.select(
-            [confirmable], [1.0], (SIDE, SIDE), True, DETECTIONS
+            [(1.0, confirmable)], (SIDE, SIDE), True, DETECTIONS
         ),
     }
     best = dict.fromkeys(parts, np.inf)

@@ -132,3 +132,8 @@ class Detections:
             np.concatenate(corner_scores) if parts and len(corner_scores) == len(parts) else None,
             Detections.join(centres) if parts and len(centres) == len(parts) else None,
         )
+
+
+AtScales = Sequence[
+    tuple[float, Detections]
+]  # one image at each scale it is tested at, and what was found there

@@ -7,7 +7,7 @@ Outputs and targets meet by name. Of the four parts only the codec works outside
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.ops.layers import Mode, colour
-from pointdet.structures import Annotation, Batch, Detections, Maps
+from pointdet.structures import Annotation, AtScales, Batch, Detections, Maps
 
 Variables = dict[str, nn.Variable]
 
@@ -62,15 +62,8 @@ class Codec(Protocol):
     def painted(self, targets: Maps) -> Maps:
         """The maps of a network that has learnt the `targets` of one image: what `decode` reads them back from."""
 
-    def select(
-        self,
-        parts: Sequence[Detections],
-        scales: Sequence[float],
-        size: tuple[int, int],
-        soft_nms: bool,
-        count: int,
-    ) -> Detections:
-        """The `count` best, best first, of what was decoded of one image at each of `scales`: boxes_image.
+    def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
+        """The `count` best, best first, of what was decoded of one image at each scale: boxes_image.
 
         size: height and width of the image. Several scales find an object several times, so soft-NMS follows them
         whether or not it is asked for.

@@ -155,4 +155,5 @@ class Predictor:
     def _select(self, image: Prepared, parts: list[Detections]) -> Detections:
         """The detections of all scales as one list, best first."""
         test, size = self.test, (image.height, image.width)
-        return self.codec.select(parts, test.scales, size, test.soft_nms, test.max_detections)
+        found = list(zip(test.scales, parts, strict=True))
+        return self.codec.select(found, size, test.soft_nms, test.max_detections)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.inference.predictor import Network, Predictor
-from pointdet.structures import Detections, Maps
+from pointdet.structures import AtScales, Detections, Maps
 
 if TYPE_CHECKING:
     from pointdet.detectors.base import Codec
@@ -78,13 +78,6 @@ class _TimedCodec:
         with self._stopwatch("decode"):
             return self._codec.decode(maps, count, mirrored)
 
-    def select(
-        self,
-        parts: Sequence[Detections],
-        scales: Sequence[float],
-        size: tuple[int, int],
-        soft_nms: bool,
-        count: int,
-    ) -> Detections:
+    def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
         with self._stopwatch("NMS"):
-            return self._codec.select(parts, scales, size, soft_nms, count)
+            return self._codec.select(parts, size, soft_nms, count)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corners import encoded, golden_view
 
 from pointdet.config.schema import CornerNet
 from pointdet.detectors.cornernet.codec import CORNERS, CornerNetCodec
-from pointdet.geometry import View
 from pointdet.structures import Annotation, Detections
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden/cornernet_codec.npz")
@@ -20,13 +20,6 @@ CASES = sorted({key.rpartition("/")[0] for key in GOLDEN if key.endswith("_index
 
 def codec_of(num_classes=4, height=127, width=127, **settings):
     return CornerNetCodec.of(CornerNet(**settings), num_classes, height, width)
-
-
-def encoded(codec, annotation):
-    """Targets, starting from garbage, and the number of objects left out."""
-    targets = {name: np.full(shape, np.nan, np.float32) for name, shape in codec.target_shapes().items()}
-    left_out = codec.encode(annotation, targets)
-    return targets, left_out
 
 
 def random_boxes(random, height, width):
@@ -66,11 +59,7 @@ def test_decode_undoes_encode(seed):
 
 @pytest.mark.parametrize("case", CASES)
 def test_targets_are_golden(case):
-    side, overlap, window, x, y, mirrored = GOLDEN[f"{case}/input_overlap_side_cx_cy_mirrored"].tolist()
-    side, scale = int(side), side / window
-    view = View(side, side, scale, scale, scale * (window // 2 - x), scale * (window // 2 - y))
-    if mirrored:
-        view = View(side, side, -scale, scale, side - 1 - view.shift_x, view.shift_y)
+    view, side, overlap = golden_view(GOLDEN[f"{case}/input_overlap_side_cx_cy_mirrored"])
     system = case.partition("/")[0]
     boxes = view.boxes_to_input(GOLDEN[f"{system}/boxes"])
     codec = codec_of(height=side, width=side, min_overlap=overlap)
@@ -266,7 +255,7 @@ def test_candidates_are_cut_to_the_image_and_suppressed(suppress):
     boxes = np.float32([[-5, 10, 30, 40], [0, 10, 30, 44], [50, 50, 70, 130]])
     corner_scores = np.float32([[0.9, 0.7], [0.8, 0.7], [0.5, 0.7]])
     found = Detections(boxes, np.array([1, 1, 1]), corner_scores.mean(axis=1), corner_scores)
-    best = codec_of().select([found], [1.0], (100, 60), suppress, 2)
+    best = codec_of().select([(1.0, found)], (100, 60), suppress, 2)
     np.testing.assert_array_equal(best.boxes, [[0, 10, 30, 40], [50, 50, 60, 100]])
     assert best.scores.tolist() == found.scores[[0, 2]].tolist()
 

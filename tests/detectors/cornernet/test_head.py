@@ -3,6 +3,7 @@
 
 import functools
 
+import corners
 import networks
 import nnabla as nn
 import numpy as np
@@ -34,49 +35,19 @@ def built(num_classes=2, **model):
     return detector
 
 
-def module_parameters(golden, module):
-    """Our parameters of one pooling module, filled by the formula."""
-    for key, shape in golden("networks_cornernet.json")["pooling"][module]:
-        name = Names(cornernet.heads(1)).ours(f"{module[:2]}_cnvs.0.{key}")
-        value = networks.formula(f"cornernet.{module}.{key}", shape, name.rpartition("/")[2], "", 1)
-        parameter = nn.get_parameters(grad_only=False)[name]
-        parameter.d = value.reshape(parameter.shape)
-
-
 @pytest.mark.parametrize("kernels", ["nnabla", "blas"])
 @pytest.mark.parametrize("module", MODULES)
 def test_published_pooling(golden, module, kernels):
-    arrays = golden("corner_pooling.npz")
-    corner = MODULES[module]
-    nn.clear_parameters()
-    for training in (False, True):
-        x = nn.Variable.from_numpy_array(arrays["x"])
-        x.need_grad = True
+    corner, ours = MODULES[module], Names(cornernet.heads(1)).ours
+
+    def build(x, mode):
         with nn.parameter_scope(corner):
-            y = corner_pooling(x, DIRECTIONS[corner], 8, 128, Mode(training, kernels=kernels))
-        module_parameters(golden, module)
-        for v in (x, *nn.get_parameters().values()):
-            v.grad.zero()
-        y.forward()
-        y.backward(arrays["grad_output"])
-        expected = arrays[f"{module}/{'train/y' if training else 'eval/y_f64'}"]
-        np.testing.assert_allclose(y.d, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-        gradient = arrays[f"{module}/{'train' if training else 'eval'}/gx"]
-        np.testing.assert_allclose(x.g, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
-    parameters = nn.get_parameters(grad_only=False)
-    for name, published in (
-        ("vertical/conv/W", "p1_conv1.conv.weight"),
-        ("feature/bn/gamma", "conv2.bn.weight"),
-    ):
-        expected = arrays[f"{module}/train/g_{published}"]
-        found = parameters[f"{corner}/{name}"].g.reshape(expected.shape)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
-    for statistic in ("mean", "var"):
-        found = parameters[f"{corner}/pooled/bn/{statistic}"].d.ravel()
-        np.testing.assert_allclose(
-            found, arrays[f"{module}/train/running_{statistic}_p_bn1"], rtol=1e-5, atol=1e-6
-        )
-    nn.clear_parameters()
+            return corner_pooling(x, DIRECTIONS[corner], 8, 128, mode)
+
+    entries = golden("networks_cornernet.json")["pooling"][module]
+    name_of = lambda key: ours(f"{module[:2]}_cnvs.0.{key}")
+    arrays = golden("corner_pooling.npz")
+    corners.assert_published_pooling(arrays, entries, "cornernet", module, kernels, build, name_of)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 import nnabla as nn
 import numpy as np
 import pytest
+from corners import CLAMP, first_cells, placed, push_constant
 
 from pointdet.config.schema import CornerNet
 from pointdet.detectors.cornernet.loss import CornerNetLoss
@@ -11,8 +12,6 @@ from pointdet.detectors.cornernet.loss import CornerNetLoss
 CORNERS = ("top_left", "bottom_right")
 NAMES = [f"{corner}_{name}" for corner in CORNERS for name in ("heatmap", "tag", "offset")]
 PUBLISHED = CornerNetLoss(0.1, 0.1, 1.0, "published")
-# Where the published clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
-CLAMP = float(np.log((1 - 1e-4) / 1e-4))
 
 
 def variables(arrays, need_grad=False):
@@ -47,25 +46,6 @@ def run(loss, stacks, targets, counts=None):
     return values, [{name: v.g.copy() for name, v in stack.items()} for stack in outputs]
 
 
-def constant(mask):
-    """The part of the published push that has no gradient; 1 / count is float32 there, even among float64."""
-    count = np.asarray(mask, np.float32).sum(axis=1)
-    over_objects, over_pairs = 1 / (count + np.float32(1e-4)), count * (count - 1) + np.float32(1e-4)
-    return float(np.sum((count - count.astype(np.float64) ** 2 * over_objects) / over_pairs))
-
-
-def placed(gathered, height=12, width=14):
-    """Maps (B, K, h, w) that hold (B, M, K), object after object, in their first cells."""
-    batch, objects, channels = gathered.shape
-    maps = np.zeros((batch, channels, height * width), np.float32)
-    maps[..., :objects] = gathered.swapaxes(1, 2)
-    return maps.reshape(batch, channels, height, width)
-
-
-def first_cells(maps, objects):
-    return maps.reshape(*maps.shape[:2], -1)[..., :objects].swapaxes(1, 2)
-
-
 @pytest.fixture
 def case(golden):
     """system -> outputs of both stacks, targets, and the expected numbers; tags and offsets are maps."""
@@ -96,7 +76,7 @@ def case(golden):
 def test_published_totals_and_gradients(system, case):
     z, stacks, targets = case(system)
     terms, gradients = run(PUBLISHED, stacks, targets)
-    rest = constant(targets["mask"])
+    rest = push_constant(targets["mask"])
     assert terms["total"] + 0.1 * rest == pytest.approx(float(z["total"]), rel=1e-5)
     if system == "simple":
         for name in ("heatmap", "pull", "push", "offset"):
@@ -127,7 +107,7 @@ def test_published_terms(objects, term, golden, case):
     if term == "offset":  # golden for the top left corner alone
         stack = {**stack, "bottom_right_offset": placed(targets["bottom_right_offset"])}
     terms, (gradients,) = run(loss, [stack], targets)
-    rest = constant(z["mask"]) if term == "push" else 0.0
+    rest = push_constant(z["mask"]) if term == "push" else 0.0
     assert terms[term] + rest == pytest.approx(float(z[term]), rel=1e-5, abs=1e-6)
     if term == "offset":
         found, wanted = first_cells(gradients["top_left_offset"], 10), z["offset_gradient"]
@@ -194,7 +174,7 @@ def test_pull_and_push_worked_out(tags, pull, push):
     stacks, targets = scene(tags)
     summed, _ = run(PUBLISHED, stacks, targets)
     assert summed["pull"] == pytest.approx(pull, abs=1e-6)
-    assert summed["push"] + constant(targets["mask"]) == pytest.approx(push, abs=5e-5)
+    assert summed["push"] + push_constant(targets["mask"]) == pytest.approx(push, abs=5e-5)
     mean, _ = run(CornerNetLoss(), stacks, targets)
     for name in ("pull", "push"):
         assert mean[name] == pytest.approx(summed[name] / len(tags), rel=1e-6)

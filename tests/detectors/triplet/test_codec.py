@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corners import encoded, golden_view
 
 from pointdet.config.schema import Triplet
 from pointdet.detectors.cornernet.codec import CORNERS, CornerNetCodec
@@ -24,20 +25,9 @@ def codec_of(num_classes=4, height=127, width=127, **settings):
     return TripletCodec(CornerNetCodec.of(Triplet(**settings), num_classes, height, width))
 
 
-def encoded(codec, annotation):
-    """Targets, starting from garbage, and the number of objects left out."""
-    targets = {name: np.full(shape, np.nan, np.float32) for name, shape in codec.target_shapes().items()}
-    left_out = codec.encode(annotation, targets)
-    return targets, left_out
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_targets_are_golden(case):
-    side, overlap, window, x, y, mirrored = GOLDEN[f"{case}/input_overlap_side_cx_cy_mirrored"].tolist()
-    side, scale = int(side), side / window
-    view = View(side, side, scale, scale, scale * (window // 2 - x), scale * (window // 2 - y))
-    if mirrored:
-        view = View(side, side, -scale, scale, side - 1 - view.shift_x, view.shift_y)
+    view, _, overlap = golden_view(GOLDEN[f"{case}/input_overlap_side_cx_cy_mirrored"])
     boxes = view.boxes_to_input(GOLDEN["boxes"])
     targets, left_out = encoded(codec_of(min_overlap=overlap), Annotation.of(boxes, GOLDEN["labels"]))
 
@@ -91,7 +81,7 @@ def test_decode_and_select_undo_encode(seed):
 
     targets, left_out = encoded(codec, Annotation.of(boxes, labels))
     found = codec.decode(codec.painted(targets), len(boxes))
-    kept = codec.select([found], [1.0], (height, width), False, 100)
+    kept = codec.select([(1.0, found)], (height, width), False, 100)
 
     assert left_out == 0
     best = kept[kept.scores > 0.999]
@@ -117,7 +107,9 @@ def candidates(boxes, scores, centres, labels=None, centre_labels=None):
 
 
 def selected(parts, scales=(1.0,), size=(1000, 1000), **settings):
-    return codec_of(suppression="hard", **settings).select(parts, scales, size, False, 100)
+    return codec_of(suppression="hard", **settings).select(
+        list(zip(scales, parts, strict=True)), size, False, 100
+    )
 
 
 @pytest.mark.parametrize(

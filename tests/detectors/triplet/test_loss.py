@@ -4,6 +4,7 @@
 import nnabla as nn
 import numpy as np
 import pytest
+from corners import CLAMP, first_cells, placed, push_constant
 
 from pointdet.config.schema import Triplet
 from pointdet.detectors.cornernet.loss import CornerNetLoss
@@ -11,21 +12,7 @@ from pointdet.detectors.triplet.codec import KEYPOINTS
 
 NAMES = [f"{kind}_{name}" for kind in KEYPOINTS for name in ("heatmap", "offset", "tag")]
 NAMES.remove("centre_tag")
-# Where the published clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
-CLAMP = float(np.log((1 - 1e-4) / 1e-4))
 PUBLISHED = Triplet(pull_weight=0.1, push_weight=0.1, embedding_loss="published")
-
-
-def placed(gathered, height=12, width=14):
-    """Maps (B, K, h, w) that hold (B, M, K), object after object, in their first cells."""
-    batch, objects, channels = gathered.shape
-    maps = np.zeros((batch, channels, height * width), np.float32)
-    maps[..., :objects] = gathered.swapaxes(1, 2)
-    return maps.reshape(batch, channels, height, width)
-
-
-def at_objects(maps, objects):
-    return maps.reshape(*maps.shape[:2], -1)[..., :objects].swapaxes(1, 2)
 
 
 def test_published_total_terms_and_gradients(golden):
@@ -65,10 +52,7 @@ def test_published_total_terms_and_gradients(golden):
     terms["total"].forward()
     terms["total"].backward()
 
-    # The published push has a part without gradient; 1 / count is float32 there, even among float64.
-    count = np.asarray(targets["mask"]).sum(axis=1)
-    over_objects, over_pairs = 1 / (count + np.float32(1e-4)), count * (count - 1) + np.float32(1e-4)
-    rest = 0.1 * float(np.sum((count - count.astype(np.float64) ** 2 * over_objects) / over_pairs))
+    rest = 0.1 * push_constant(targets["mask"])
     weights = {"heatmap": 1, "pull": 0.1, "push": 0.1, "offset": 1, "total": 1}
     assert set(terms) == set(weights)
     for name, weight in weights.items():
@@ -81,5 +65,5 @@ def test_published_total_terms_and_gradients(golden):
                 inside = np.abs(z[name][stack]) < CLAMP
                 found, wanted = found[inside], wanted[inside]
             else:
-                found = at_objects(found, objects).reshape(wanted.shape)
+                found = first_cells(found, objects).reshape(wanted.shape)
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-8)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from pointdet.config.schema import CornerDetector
 from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
-from pointdet.structures import Annotation, Detections, Maps
+from pointdet.structures import Annotation, AtScales, Detections, Maps
 from pointdet.suppression import SoftNms
 
 CORNERS = ("top_left", "bottom_right")
@@ -57,6 +56,12 @@ def painted_keypoints(targets: Maps, kind: str) -> Maps:
     offset = np.zeros((2, *heatmap.shape[1:]), np.float32)
     offset[:, ys, xs] = targets[f"{kind}_offset"][rows].T
     return {f"{kind}_heatmap": heatmap, f"{kind}_offset": offset}
+
+
+def cut(found: Detections, size: tuple[int, int]) -> Detections:
+    """The same with boxes_image cut to an image of that height and width."""
+    boxes = np.clip(found.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
+    return replace(found, boxes=boxes)
 
 
 @dataclass(frozen=True)
@@ -126,16 +131,19 @@ class CornerNetCodec:
         Boxes are cut to the input's pixels; one that then has no area is not visible and takes no row. The first
         `max_objects` of the others, in the annotation's order, are learned.
         """
+        return self.draw_corners(annotation, targets).left_out
+
+    def draw_corners(self, annotation: Annotation, targets: Maps) -> Objects:
+        """`encode`, and the objects that found a place in `targets`."""
         for target in targets.values():
             target.fill(0)
-        objects = self.learnt(annotation, targets)
+        objects = self._learnt(annotation, targets)
         for corner, points in zip(CORNERS, objects.corners_cells.swapaxes(0, 1), strict=True):
             draw_keypoints(targets, corner, points, objects)
         targets["mask"][: len(objects.labels)] = 1
-        return objects.left_out
+        return objects
 
-    def learnt(self, annotation: Annotation, targets: Maps) -> Objects:
-        """The objects that find a place in `targets`, as `encode` describes them."""
+    def _learnt(self, annotation: Annotation, targets: Maps) -> Objects:
         map_height, map_width = targets["top_left_heatmap"].shape[1:]
         sides = np.array([self.width, self.height], np.float64)
         corners_input = np.clip(annotation.boxes.reshape(-1, 2, 2), 0, sides - 1)
@@ -180,18 +188,9 @@ class CornerNetCodec:
             maps[f"{corner}_tag"][0, ys, xs] = tags
         return maps
 
-    def select(
-        self,
-        parts: Sequence[Detections],
-        scales: Sequence[float],
-        size: tuple[int, int],
-        soft_nms: bool,
-        count: int,
-    ) -> Detections:
+    def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
         """The `count` best after suppression, boxes_image cut to the image; it is always suppressed."""
-        found = Detections.join(parts)
-        boxes = np.clip(found.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
-        return self.suppression(replace(found, boxes=boxes), count)
+        return self.suppression(cut(Detections.join([part for _, part in parts]), size), count)
 
     def keypoints(self, maps: Maps, kind: str) -> Keypoints:
         """The `top_k` peaks of a heatmap; a cell of probability 0 is none."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from pointdet.config.schema import CtDet
 from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
-from pointdet.structures import Annotation, Detections, Maps
+from pointdet.structures import Annotation, AtScales, Detections, Maps
 from pointdet.suppression import SoftNms
 
 
@@ -110,17 +109,10 @@ class CtDetCodec:
             maps[name][:, ys, xs] = targets[name][rows].T
         return maps
 
-    def select(
-        self,
-        parts: Sequence[Detections],
-        scales: Sequence[float],
-        size: tuple[int, int],
-        soft_nms: bool,
-        count: int,
-    ) -> Detections:
+    def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
         """The `count` best, after soft-NMS where it is asked for or needed; boxes may stick out of the image."""
-        found = Detections.join(parts)
-        return SoftNms()(found, count) if soft_nms or len(scales) > 1 else found.best(count)
+        found = Detections.join([part for _, part in parts])
+        return SoftNms()(found, count) if soft_nms or len(parts) > 1 else found.best(count)
 
     def merge_mirrored(self, maps: Maps, mirrored: Maps) -> Maps:
         """The maps of one image, averaged with those of its mirror image.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +11,11 @@ import numpy.typing as npt
 from pointdet.detectors.cornernet.codec import (
     CORNERS,
     CornerNetCodec,
+    cut,
     draw_keypoints,
     painted_keypoints,
 )
-from pointdet.structures import Annotation, Detections, Maps
+from pointdet.structures import Annotation, AtScales, Detections, Maps
 
 KEYPOINTS = (*CORNERS, "centre")
 
@@ -40,10 +40,9 @@ class TripletCodec:
 
     def encode(self, annotation: Annotation, targets: Maps) -> int:
         """Fills `targets` from boxes_input as CornerNet does; a centre's Gaussian is wider than a corner's."""
-        left_out = self.corners.encode(annotation, targets)
-        objects = self.corners.learnt(annotation, targets)
+        objects = self.corners.draw_corners(annotation, targets)
         draw_keypoints(targets, "centre", objects.corners_cells.mean(axis=1), objects, deviations=5)
-        return left_out
+        return objects.left_out
 
     def decode(self, maps: Maps, count: int, mirrored: Maps | None = None) -> Detections:
         """CornerNet's candidates, boxes_input, and beside them the centres that `select` confirms them by."""
@@ -57,29 +56,21 @@ class TripletCodec:
         """The maps of a network that has learnt the targets of one image."""
         return self.corners.painted(targets) | painted_keypoints(targets, "centre")
 
-    def select(
-        self,
-        parts: Sequence[Detections],
-        scales: Sequence[float],
-        size: tuple[int, int],
-        soft_nms: bool,
-        count: int,
-    ) -> Detections:
+    def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
         """The `count` best candidates that a centre confirms, after suppression, boxes_image cut to the image."""
-        published = self.corners.suppression.published
-        inside = [_inside(found, size, scale) for found, scale in zip(parts, scales, strict=True)]
+        suppression = self.corners.suppression
+        inside = Detections.join([_inside(found, size, scale) for scale, found in parts])
         centres = Detections.join(
             [
                 found.centres
-                for found, scale in zip(parts, scales, strict=True)
-                if found.centres is not None and (scale == 1 or not published)
+                for scale, found in parts
+                if found.centres is not None and (scale == 1 or not suppression.published)
             ]
         )
-        if not published:
+        if not suppression.published:
             centres = centres.best(len(centres))
         # Cut before they are confirmed: the central region is that of what can be seen.
-        found = _cut(Detections.join(inside), size)
-        return self.corners.select([_confirmed(found, centres)], [1.0], size, soft_nms, count)
+        return suppression(_confirmed(cut(inside, size), centres), count)
 
     def _centres(self, maps: Maps) -> Detections:
         found = self.corners.keypoints(maps, "centre")
@@ -92,11 +83,6 @@ def _inside(found: Detections, size: tuple[int, int], scale: float) -> Detection
     low, high = found.boxes[:, :2], found.boxes[:, 2:]
     keep = (low > -margin).all(axis=1) & (high < np.array([width, height]) + margin).all(axis=1)
     return found[keep]
-
-
-def _cut(found: Detections, size: tuple[int, int]) -> Detections:
-    boxes = np.clip(found.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
-    return replace(found, boxes=boxes)
 
 
 def _confirmed(found: Detections, centres: Detections) -> Detections:

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of CornerNet and of keypoint triplets share."""
+
+import networks
+import nnabla as nn
+import numpy as np
+
+from pointdet.geometry import View
+from pointdet.ops.layers import Mode
+
+# Where the published clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
+CLAMP = float(np.log((1 - 1e-4) / 1e-4))
+
+
+def encoded(codec, annotation):
+    """Targets, starting from garbage, and the number of objects left out."""
+    targets = {name: np.full(shape, np.nan, np.float32) for name, shape in codec.target_shapes().items()}
+    left_out = codec.encode(annotation, targets)
+    return targets, left_out
+
+
+def golden_view(numbers):
+    """The window of a golden case: side of the input, overlap, side of the window, its centre, whether mirrored."""
+    side, overlap, window, x, y, mirrored = numbers.tolist()
+    side, scale = int(side), side / window
+    view = View(side, side, scale, scale, scale * (window // 2 - x), scale * (window // 2 - y))
+    if mirrored:
+        view = View(side, side, -scale, scale, side - 1 - view.shift_x, view.shift_y)
+    return view, side, overlap
+
+
+def push_constant(mask):
+    """The part of the published push that has no gradient; 1 / count is float32 there, even among float64."""
+    count = np.asarray(mask, np.float32).sum(axis=1)
+    over_objects, over_pairs = 1 / (count + np.float32(1e-4)), count * (count - 1) + np.float32(1e-4)
+    return float(np.sum((count - count.astype(np.float64) ** 2 * over_objects) / over_pairs))
+
+
+def placed(gathered, height=12, width=14):
+    """Maps (B, K, h, w) that hold (B, M, K), object after object, in their first cells."""
+    batch, objects, channels = gathered.shape
+    maps = np.zeros((batch, channels, height * width), np.float32)
+    maps[..., :objects] = gathered.swapaxes(1, 2)
+    return maps.reshape(batch, channels, height, width)
+
+
+def first_cells(maps, objects):
+    """The way back."""
+    return maps.reshape(*maps.shape[:2], -1)[..., :objects].swapaxes(1, 2)
+
+
+def assert_published_pooling(arrays, entries, system, module, kernels, build, name_of, unstable=False):
+    """A pooling module against its golden arrays, in evaluation and in training.
+
+    build: of input and mode, below the scope of its keypoint; name_of: published key -> our path. unstable: the
+    gradient in evaluation is not compared.
+    """
+    nn.clear_parameters()
+    for training in (False, True):
+        x = nn.Variable.from_numpy_array(arrays["x"])
+        x.need_grad = True
+        y = build(x, Mode(training, kernels=kernels))
+        parameters = nn.get_parameters(grad_only=False)
+        names = {key: name_of(key) for key, _ in entries}
+        assert set(names.values()) == set(parameters)
+        for key, shape in entries:
+            parameter, leaf = parameters[names[key]], names[key].rpartition("/")[2]
+            value = networks.formula(f"{system}.{module}.{key}", shape, leaf, "", 1)
+            parameter.d = value.reshape(parameter.shape)
+        for v in (x, *nn.get_parameters().values()):
+            v.grad.zero()
+        y.forward()
+        y.backward(arrays["grad_output"])
+        expected = arrays[f"{module}/{'train/y' if training else 'eval/y_f64'}"]
+        np.testing.assert_allclose(y.d, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        if training or not unstable:
+            gradient = arrays[f"{module}/{'train' if training else 'eval'}/gx"]
+            np.testing.assert_allclose(x.g, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
+    for published in ("p1_conv1.conv.weight", "conv2.bn.weight"):
+        expected = arrays[f"{module}/train/g_{published}"]
+        found = parameters[names[published]].g.reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    for statistic in ("mean", "var"):
+        found = parameters[names[f"p_bn1.running_{statistic}"]].d.ravel()
+        expected = arrays[f"{module}/train/running_{statistic}_p_bn1"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    nn.clear_parameters()
