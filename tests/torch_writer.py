@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight files as torch.save writes them, opcode by opcode, for the tests of their reader."""
+"""Weight files as torch.save writes them, without torch, for the tests of their reader."""
 
 import io
+import pickle
 import struct
 import zipfile
 from collections import OrderedDict
@@ -9,10 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-MAGIC = 0x1950A86A20F9469CFC6C
 KINDS = {
-    "f8": "Double", "f4": "Float", "f2": "Half", "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char", "u1": "Byte",
-    "b1": "Bool",
+    "f8": "Double", "f4": "Float", "f2": "Half", "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char",
+    "u1": "Byte", "b1": "Bool",
 }  # fmt: skip
 
 
@@ -40,65 +40,55 @@ class Code(bytes):
     """Opcodes as they are."""
 
 
-ORDERED_DICT = Name("collections OrderedDict")
+class Pickler(pickle._Pickler):
+    """Python's own; dialect: "python 3" and "python 2", both of protocol 2, or "protocol 4"."""
+
+    def __init__(self, file, dialect):
+        super().__init__(file, 4 if dialect == "protocol 4" else 2)
+        self.python_2 = dialect == "python 2"
+
+    def persistent_id(self, value):
+        return value.identity if isinstance(value, Persistent) else None
+
+    def save_name(self, name):
+        if self.proto >= 4:
+            for part in name.text.split(" "):
+                self.save(part)
+            self.write(pickle.STACK_GLOBAL)
+        else:
+            self.write(pickle.GLOBAL + name.text.replace(" ", "\n").encode() + b"\n")
+
+    def save_call(self, call):
+        self.save(call.function)
+        self.save(call.arguments)
+        self.write(pickle.REDUCE)
+
+    def save_text(self, text):
+        if self.python_2:
+            self.write(pickle.SHORT_BINSTRING + bytes([len(text)]) + text.encode("ascii"))
+        else:
+            self.save_str(text)
+
+    def save_ordered_dict(self, items):
+        attributes = {"_metadata": {"version": 1}}
+        if self.python_2:
+            self.save_reduce(OrderedDict, ([list(item) for item in items.items()],), attributes)
+        else:
+            self.save_reduce(OrderedDict, (), attributes, None, iter(items.items()))
+
+    dispatch = pickle._Pickler.dispatch | {
+        Code: lambda self, code: self.write(code),
+        Name: save_name,
+        Call: save_call,
+        str: save_text,
+        OrderedDict: save_ordered_dict,
+    }
 
 
 def pickled(value, dialect="python 3"):
-    """One pickle; dialect: "python 3" and "python 2", both of protocol 2, or "protocol 4"."""
-    head = b"\x80\x02"
-    if dialect == "protocol 4":
-        head = b"\x80\x04\x95" + struct.pack("<Q", 0)  # a frame, whose length nobody needs
-    return head + opcodes(value, dialect) + b"."
-
-
-def opcodes(value, dialect="python 3"):
-    def all_of(values):
-        return b"".join(opcodes(one, dialect) for one in values)
-
-    def mark_all(values):
-        return b"(" + all_of(values)
-
-    match value:
-        case Code():
-            return bytes(value)
-        case None:
-            return b"N"
-        case bool():
-            return b"\x88" if value else b"\x89"
-        case int() if -(2**31) <= value < 2**31:
-            return b"J" + struct.pack("<i", value)
-        case int():
-            data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            return b"\x8a" + bytes([len(data)]) + data
-        case float():
-            return b"G" + struct.pack(">d", value)
-        case str() if dialect == "python 2":
-            return b"U" + bytes([len(value)]) + value.encode("ascii")
-        case str() if dialect == "protocol 4":
-            return b"\x8c" + bytes([len(value.encode())]) + value.encode() + b"\x94"
-        case str():
-            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-        case tuple():
-            return mark_all(value) + b"t"
-        case list():
-            return b"](" + all_of(value) + b"e"
-        case OrderedDict() if dialect == "python 2":
-            made = Call(ORDERED_DICT, ([[key, item] for key, item in value.items()],))
-            return opcodes(made, dialect) + opcodes({"_metadata": {"version": 1}}, dialect) + b"b"
-        case OrderedDict():
-            filled = opcodes(Call(ORDERED_DICT, ()), dialect) + mark_all(sum(value.items(), ())) + b"u"
-            return filled + opcodes({"_metadata": {"version": 1}}, dialect) + b"b"
-        case dict():
-            return b"}" + mark_all(sum(value.items(), ())) + b"u"
-        case Name(text) if dialect == "protocol 4":
-            return all_of(text.split(" ")) + b"\x93"
-        case Name(text):
-            return b"c" + text.replace(" ", "\n").encode() + b"\n"
-        case Call(function, arguments):
-            return opcodes(function, dialect) + opcodes(arguments, dialect) + b"R"
-        case Persistent(identity):
-            return opcodes(identity, dialect) + b"Q"
-    raise TypeError(value)
+    out = io.BytesIO()
+    Pickler(out, dialect).dump(value)
+    return out.getvalue()
 
 
 @dataclass
@@ -125,9 +115,11 @@ class File:
 
     def written(self, content, dialect="python 3", prefix="archive", byte_order="little"):
         """The bytes of the file."""
-        if self.layout == "legacy":
-            return self.legacy(content, dialect)
-        return zipped(self.members(content, dialect, prefix, byte_order))
+        if self.layout == "zip":
+            return zipped(self.members(content, dialect, prefix, byte_order))
+        pickles = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, content, list(self.blocks))
+        blocks = (struct.pack("<q", numbers.size) + numbers.tobytes() for numbers in self.blocks.values())
+        return b"".join([*(pickled(value, dialect) for value in pickles), *blocks])
 
     def members(self, content, dialect="python 3", prefix="archive", byte_order="little"):
         """Name -> bytes of all that lies in the zip file."""
@@ -136,17 +128,6 @@ class File:
             ordered = numbers.astype(numbers.dtype.newbyteorder("<" if byte_order == "little" else ">"))
             members[f"data/{key}"] = ordered.tobytes()
         return {f"{prefix}/{name}": data for name, data in members.items()}
-
-    def legacy(self, content, dialect="python 3"):
-        """Five pickles and the numbers."""
-        system = {
-            "protocol_version": 1001,
-            "little_endian": True,
-            "type_sizes": {"short": 2, "int": 4, "long": 4},
-        }
-        pickles = [pickled(value, dialect) for value in (MAGIC, 1001, system, content, list(self.blocks))]
-        blocks = [struct.pack("<q", numbers.size) + numbers.tobytes() for numbers in self.blocks.values()]
-        return b"".join(pickles + blocks)
 
 
 def tensor(storage, size, strides, offset=0, old=False):

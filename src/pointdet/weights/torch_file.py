@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch's weight files (.pth, .pkl, .t7, ...), read without torch; nothing in them is ever run."""
+"""PyTorch's weight files (.pth, .pkl, .t7, ...), read without PyTorch; nothing in them is ever run."""
 
 from __future__ import annotations
 
+import io
 import math
-from dataclasses import dataclass
+import mmap
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,114 +17,161 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.errors import PointDetError
-from pointdet.weights.torch_container import Container, MappedFile, unpack
-from pointdet.weights.torch_pickle import KINDS, Storage, Tensor, broken
+from pointdet.weights.torch_pickle import KINDS, Dict, Pickles, Tensor, broken
 
 if TYPE_CHECKING:
     from pointdet.weights.h5_file import Arrays
 
 WRAPPERS = ("state_dict", "model", "net")
-MAX_WRAPPERS = 4  # one in another; a dict that holds itself would go on for ever
+MAX_WRAPPERS = 4  # one in another; a dict may hold itself
+MAX_DIRECTORY = 1 << 22  # bytes; a zip file's list of contents, of which zipfile makes ten times as much
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the legacy layout
 
-
-@dataclass(frozen=True)
-class Contents:
-    """What a weight file holds: the tensors of its state dict, and the plain values beside them, such as `epoch`."""
-
-    tensors: dict[str, npt.NDArray[Any]]
-    scalars: dict[str, str | int | float]
+Layout = tuple[Any, Callable[[str], memoryview], str]  # unpickled content, the bytes of a storage, byte order
 
 
 def read(path: Path) -> Arrays:
-    """The tensors by name as float32, as `h5_file.read` gives them. Errors: as `read_contents`."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return {name: np.asarray(array, np.float32) for name, array in read_contents(path).tensors.items()}
+    """The tensors by name as float32, in the order of the file.
 
-
-def read_contents(path: Path) -> Contents:
-    """The tensors by name, in the order of the file, and the scalars beside them.
-
-    The state dict may lie in `state_dict`, `model` or `net`; a leading `module.` is taken from the names. The arrays
-    are read-only and of the file's type, bfloat16 as float32. They are views into the file, which must stay as it is
-    as long as they live; only bfloat16 and bool are copies. They may be unaligned.
-    Errors: PointDetError for anything but a whole file, and for one whose pickle asks for more than tensors and plain
-    values: nothing of it is run.
+    The state dict may lie in `state_dict`, `model` or `net`; a leading `module.` is taken from the names.
+    Tensors of float32 are read-only views into the file, which must stay as it is as long as they live; they
+    may be unaligned. Others are copies. Errors: PointDetError for anything but a whole file, and for one
+    whose pickle asks for more than tensors and plain values: nothing of it is run.
     """
-    file = MappedFile.open(path)
-    container = unpack(file)
-    state, scalars = _unwrapped(container.content)
-    tensors = _named(path, state)
-    # A tensor can repeat few numbers endlessly; whoever copies what we give must not need more than the file did.
-    elements = sum(math.prod(max(side, 1) for side in tensor.size) for tensor in tensors.values())
-    if elements > len(file.mapping):
+    try:
+        with path.open("rb") as file:
+            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:  # ValueError: an empty file
+        raise PointDetError(f"{path} cannot be read ({error.args[-1]}); give a whole weight file") from None
+    start = bytes(whole[:512])
+    if start.startswith(b"PK\3\4"):
+        content, part, byte_order = _unzip(path, whole)
+    elif start.startswith(b"\x80") and start[8:9] != b"{":
+        content, part, byte_order = _legacy(path, whole)
+    else:
+        raise PointDetError(f"{path} {_other(start)}")
+    tensors = _named(path, content)
+    # A tensor can repeat few numbers endlessly; whoever copies it must not need more than the file did.
+    if sum(math.prod(max(side, 1) for side in tensor.size) for tensor in tensors.values()) > len(whole):
         raise broken(path, "its tensors are larger than the file")
-    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    blocks = {key: _block(file, container, storage) for key, storage in storages.items()}
-    arrays = {name: _view(path, name, tensor, blocks) for name, tensor in tensors.items()}
-    return Contents(arrays, scalars)
+    parts = {key: part(key) for key in {tensor.storage.key for tensor in tensors.values()}}
+    return {name: _array(path, name, tensor, parts, byte_order) for name, tensor in tensors.items()}
 
 
-def _unwrapped(content: Any) -> tuple[dict[Any, Any], dict[str, str | int | float]]:
-    """The dict of tensors, found in its wrappers, and the scalars that stand in all of these dicts."""
-    scalars: dict[str, str | int | float] = {}
+def _other(start: bytes) -> str:
+    """What a file of neither layout is, and what to do with it."""
+    if start[257:262] == b"ustar":
+        return "is a tar file of the oldest torch; with torch, torch.save(torch.load(FILE), NEW_FILE)"
+    if start[6:9] == b"\0\0{":
+        return "is a safetensors file; with torch, torch.save(safetensors.torch.load_file(FILE), NEW_FILE)"
+    if start.lstrip().startswith(b"<"):
+        return "is a web page and no weight file, its download failed; open its address in a browser"
+    return "is no weight file of torch; give a file that torch.save wrote"
+
+
+class _ShortReads(io.FileIO):
+    """A file for zipfile, which reads and unfolds the whole list of contents, however long it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY:
+            raise zipfile.BadZipFile
+        return super().read(size) or b""
+
+
+def _unzip(path: Path, whole: memoryview) -> Layout:
+    """PyTorch 1.6 and later: NAME/data.pkl, and each storage as NAME/data/KEY, all of them uncompressed."""
+    try:
+        with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
+            members = {member.filename: member for member in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, OSError, OverflowError, ValueError, struct.error):
+        raise broken(path, "its zip directory is missing or damaged") from None
+    pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise PointDetError(f"{path} is a zip file that torch.save did not write; give a weight file")
+    prefix = pickles[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in members:
+        save = "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+        raise PointDetError(f"{path} is a TorchScript program; with torch, {save}")
+    if sum(member.file_size for member in members.values()) > len(whole):
+        raise broken(path, "its zip members lie in each other or nowhere")
+
+    def part(name: str) -> memoryview:
+        """A member's bytes, behind a header of 30 bytes, its name and its padding, if there is one."""
+        member = members.get(prefix + name)
+        if member is None:
+            return memoryview(b"")
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise PointDetError(f"{path} was compressed or encrypted after torch.save; give it as it was")
+        start = max(member.header_offset, 0)
+        header = bytes(whole[start : start + 30])
+        if len(header) < 30 or not header.startswith(b"PK\3\4"):
+            raise broken(path, "its zip members lie in each other or nowhere")
+        start += 30 + sum(struct.unpack("<HH", header[26:]))
+        found = whole[start : start + member.file_size]
+        if len(found) < member.file_size or member.CRC and zlib.crc32(found) != member.CRC:  # 0: not written
+            raise broken(path, "its bytes do not give the checksum that stands beside them")
+        return found
+
+    content = Pickles(path, part("data.pkl")).next()
+    byte_order = {b"": "<", b"little": "<", b"big": ">"}.get(bytes(part("byteorder")))
+    if byte_order is None:
+        raise broken(path, "its byte order is neither little nor big")
+    return content, lambda key: part(f"data/{key}"), byte_order
+
+
+def _legacy(path: Path, whole: memoryview) -> Layout:
+    """Before PyTorch 1.6: five pickles, then for each key of the fifth a count in 8 bytes, and the numbers.
+
+    The pickles: a magic number, the protocol, the system, the content, the keys of its storages.
+    """
+    pickles = Pickles(path, whole)
+    if pickles.next() != MAGIC or pickles.next() != PROTOCOL:
+        raise PointDetError(f"{path} is a pickle that torch.save did not write; give a weight file")
+    _, content, keys = pickles.next(), pickles.next(), pickles.next()
+    storages, at = {}, pickles.stream.tell()
+    for key in keys if isinstance(keys, list) else ():
+        if not isinstance(key, str) or key not in pickles.storages:
+            raise broken(path, "its list of storages is garbled")
+        numel = int.from_bytes(whole[at : at + 8], "little")
+        start, at = at + 8, at + 8 + numel * np.dtype(KINDS[pickles.storages[key].kind]).itemsize
+        storages[key] = whole[start:at]
+    if at > len(whole):
+        raise broken(path, "it breaks off in its numbers")
+    return content, lambda key: storages.get(key, memoryview(b"")), "<"
+
+
+def _named(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors of the state dict by name. Errors: PointDetError when there are none, or names are bad."""
     for _ in range(MAX_WRAPPERS):
-        if not isinstance(content, dict):
-            break
-        for key, value in content.items():
-            if isinstance(key, str) and isinstance(value, str | int | float):
-                scalars.setdefault(key, value)
-        inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), dict)]
-        if not inner:
-            return content, scalars
-        content = inner[0]
-    return {}, scalars
-
-
-def _named(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict by name. Errors: PointDetError when there is none or a name is none."""
-    tensors: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            continue
-        name = key.removeprefix("module.") if isinstance(key, str) else ""
-        if not name or not name.isprintable() or name in tensors:
-            raise broken(path, f"the name of its tensor {len(tensors) + 1} is no text or stands twice")
-        tensors[name] = tensor
+        inner = [content[name] for name in WRAPPERS if isinstance(content, Dict) and name in content]
+        content = next((one for one in inner if isinstance(one, Dict)), content)
+    items = content.items() if isinstance(content, Dict) else ()
+    tensors = [(str(key).removeprefix("module."), item) for key, item in items if isinstance(item, Tensor)]
     if not tensors:
-        raise PointDetError(
-            f"{path} holds no tensors by name, neither directly nor in {', '.join(WRAPPERS)}; "
-            "give a file with a state_dict"
-        )
-    return tensors
+        raise PointDetError(f"{path} holds no tensors by name; give a file with a state_dict, model or net")
+    if len(dict(tensors)) < len(tensors) or not all(name and name.isprintable() for name, _ in tensors):
+        raise broken(path, "the name of a tensor is empty, cannot be printed or stands twice")
+    return dict(tensors)
 
 
-def _block(file: MappedFile, container: Container, storage: Storage) -> npt.NDArray[Any]:
-    """All numbers of a storage (count,), read-only."""
-    kind = np.dtype(container.byte_order + KINDS[storage.kind])
-    place = container.places.get(storage.key)
-    if place is None or place.size != storage.count * kind.itemsize:
-        raise broken(file.path, f"its storage {storage.key[:80]!a} is missing or of another size")
-    file.check(place)
-    block: npt.NDArray[Any] = np.frombuffer(file.mapping, kind, storage.count, place.start)
-    if storage.kind == "torch.BFloat16Storage":
-        wide = block.astype(np.uint32)
-        wide <<= 16
-        block = wide.view(np.float32)
-    elif storage.kind == "torch.BoolStorage":
-        block = block != 0  # NumPy's bool knows no bytes but 0 and 1
-    block.flags.writeable = False
-    return block
-
-
-def _view(path: Path, name: str, tensor: Tensor, blocks: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """The tensor's part of its storage."""
-    block = blocks[tensor.storage.key]
-    if 0 in tensor.size:
-        return np.empty(tensor.size, block.dtype)
-    strides = [stride if side > 1 else 0 for side, stride in zip(tensor.size, tensor.strides, strict=True)]
-    first = tensor.storage.start + tensor.offset
-    last = first + sum((side - 1) * stride for side, stride in zip(tensor.size, strides, strict=True))
-    if last >= len(block):
+def _array(path: Path, name: str, tensor: Tensor, parts: dict[str, memoryview], byte_order: str) -> Any:
+    """The tensor's part of its storage as float32."""
+    (key, kind, numel, start), offset, size, strides = tensor
+    code = np.dtype(byte_order + KINDS[kind])
+    if len(parts[key]) != numel * code.itemsize:
+        raise broken(path, f"its storage {key[:80]!a} is missing or of another size")
+    strides = tuple(stride if side > 1 else 0 for side, stride in zip(size, strides, strict=True))
+    reach = sum((side - 1) * stride for side, stride in zip(size, strides, strict=True))
+    # numpy's own test of the bounds can overflow.
+    if min(0, start + offset, *size, *strides) < 0 or start + offset + reach >= numel and 0 not in size:
         raise broken(path, f"{name} reaches beyond its storage")
-    item = block.itemsize
-    return np.ndarray(tensor.size, block.dtype, block, first * item, [stride * item for stride in strides])
+    if 0 in size:
+        return np.zeros(size, np.float32)
+    steps = [stride * code.itemsize for stride in strides]
+    array: npt.NDArray[Any] = np.ndarray(size, code, parts[key], (start + offset) * code.itemsize, steps)
+    if kind == "torch.BFloat16Storage":
+        array = np.asarray(np.left_shift(array, 16, dtype=np.uint32)).view(np.float32)
+    elif kind == "torch.BoolStorage":
+        array = array != 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(array, np.float32)

@@ -1,66 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pickles in torch's weight files, read by a machine that knows plain values and tensors and can call nothing."""
+"""The pickles in PyTorch's weight files, by an unpickler that knows tensors and values and runs nothing."""
 
 from __future__ import annotations
 
 import io
-import pickletools
-from collections.abc import Iterable
-from dataclasses import dataclass
+import pickle
+import struct
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from pointdet.errors import PointDetError
 
-T = TypeVar("T")
-
-# Generous for weights (Hourglass-104 with Adam's state: 0.3 MB, 100,000 steps) and little for a bomb.
-MAX_BYTES = 1 << 24
-MAX_STEPS = 1 << 20
+# It bounds the operations too, as each takes a byte or more. Hourglass-104 with Adam's state needs 0.3 MB.
+MAX_BYTES = 1 << 21
 MAX_DIMENSIONS = 32  # numpy's
 MAX_KEY = 1 << 63  # longer numbers can be made to collide in a dict
 
-# torch's name of a kind of storage -> numpy's code of one number in the file.
+# PyTorch's name of a kind of storage -> numpy's code of one number; BFloat16 is the upper half of a float32.
 KINDS = {
-    "torch.DoubleStorage": "f8",
-    "torch.FloatStorage": "f4",
-    "torch.HalfStorage": "f2",
-    "torch.BFloat16Storage": "u2",  # the upper half of a float32
-    "torch.LongStorage": "i8",
-    "torch.IntStorage": "i4",
-    "torch.ShortStorage": "i2",
-    "torch.CharStorage": "i1",
-    "torch.ByteStorage": "u1",
+    "torch.DoubleStorage": "f8", "torch.FloatStorage": "f4", "torch.HalfStorage": "f2",
+    "torch.BFloat16Storage": "u2", "torch.LongStorage": "i8", "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2", "torch.CharStorage": "i1", "torch.ByteStorage": "u1",
     "torch.BoolStorage": "u1",
-}
-CALLS = (
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-)
-CONSTANTS = {
-    "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (),
 }  # fmt: skip
-LITERALS = {
-    "BININT", "BININT1", "BININT2", "INT", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
-}  # fmt: skip
+OPERATIONS = {getattr(pickle, name)[0] for name in (
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
+    "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
+    "SHORT_BINBYTES", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "EMPTY_TUPLE", "TUPLE",
+    "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "GLOBAL",
+    "STACK_GLOBAL", "BINPERSID", "REDUCE",
+)}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """A block of numbers in the file, in which tensors lie."""
+class Storage(NamedTuple):
+    """A block of `numel` numbers in the file. Old files have views of it that begin at the number `start`."""
 
     key: str
     kind: str  # a key of KINDS
-    count: int  # numbers in the block
-    start: int = 0  # where a view of the block begins, which old files know
+    numel: int
+    start: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Where a tensor lies in its storage; offset and strides count numbers. Nothing is known of the bounds."""
+class Tensor(NamedTuple):
+    """Where a tensor lies in its storage, in numbers; that they are integers is all that is known of them."""
 
     storage: Storage
     offset: int
@@ -68,11 +50,13 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A function or class that the pickle names: only the name, nothing is imported."""
+class Dict(dict[Any, Any]):
+    """A dict of text and small integers: the hash of a tuple of tuples of tuples ... may take for ever."""
 
-    text: str
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not (isinstance(key, str) or isinstance(key, int) and abs(key) < MAX_KEY):
+            raise TypeError
+        super().__setitem__(key, value)
 
 
 def broken(path: Path, why: str) -> PointDetError:
@@ -80,177 +64,111 @@ def broken(path: Path, why: str) -> PointDetError:
     return PointDetError(f"{path} is not a whole weight file ({why}); copy or download it again")
 
 
-class Pickles:
-    """The pickles at the start of `data`, read one after another; all of them share the limits.
+def _empty_dict(pickles: Any) -> None:
+    pickles.stack.append(Dict())
 
-    Python's own unpickler is no base for this: it calls what the file asks for, and even when it may call next to
-    nothing, one dict whose key is a tuple of tuples of tuples ... keeps it busy for ever.
+
+def _build(pickles: Any) -> None:
+    """Leave out the attributes of an OrderedDict: PyTorch keeps the versions of its modules there."""
+    pickles.stack.pop()
+    if not isinstance(pickles.stack[-1], Dict):
+        raise TypeError
+
+
+def _tensor(
+    storage: Any, offset: Any, size: Any, strides: Any, grad: Any = 0, hooks: Any = 0, more: Any = 0
+) -> Tensor:
+    match storage, offset, size, strides:
+        case Storage(), int(), tuple(), tuple() if len(size) == len(strides) <= MAX_DIMENSIONS:
+            if all(isinstance(number, int) for number in size + strides):
+                return Tensor(storage, offset, size, strides)
+    raise TypeError
+
+
+def _parameter(tensor: Any, grad: Any, hooks: Any) -> Any:
+    return tensor
+
+
+class Pickles(pickle._Unpickler):
+    """The pickles at the start of `data`, one after another: Dicts, lists, tuples, plain values, Tensors.
+
+    The base is Python's unpickler written in Python, as its table of operations can be cut down to those that
+    take no more time and memory than their bytes. The one written in C has them all: it sets attributes
+    (BUILD), makes an array as long as the largest memo index (32 GB for 5 bytes) and hashes tuples of tuples
+    until its stack overflows. All that REDUCE can call are the three functions that `find_class` knows; each
+    takes a fixed number of arguments, as a long list of them would be copied again and again.
     """
 
-    def __init__(self, path: Path, data: bytes) -> None:
-        self.storages: dict[str, Storage] = {}  # all that were named, by key
-        self._path = path
-        self._stream = io.BytesIO(data)
-        self._steps = 0
+    dispatch: ClassVar = {
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code in OPERATIONS},
+        pickle.EMPTY_DICT[0]: _empty_dict,
+        pickle.BUILD[0]: _build,
+    }
+    memo: dict[int, Any]
 
-    @property
-    def end(self) -> int:
-        """Bytes read so far."""
-        return self._stream.tell()
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self.path = path
+        self.stream = io.BytesIO(data[:MAX_BYTES])
+        self.storages: dict[str, Storage] = {}  # all that were named, by key
+        self.pairs = 0
+        super().__init__(self.stream, encoding="latin1")
 
     def next(self) -> Any:
-        """The content of the next pickle: dicts, lists, tuples, plain values and Tensors.
-
-        Errors: PointDetError for a broken pickle, and for one that asks for anything else, with its name.
-        """
+        """Read one. Errors: PointDetError for a broken or long one, and one that asks for anything else."""
+        self.memo.clear()
         try:
-            return self._run()
-        except (ValueError, TypeError, LookupError):
-            raise broken(self._path, "its pickle breaks off or is garbled") from None
-
-    def _run(self) -> Any:
-        stack: list[Any] = []
-        marks: list[int] = []
-        memo: dict[Any, Any] = {}
-
-        def since_mark() -> list[Any]:
-            mark = marks.pop()
-            items = stack[mark:]
-            del stack[mark:]
-            return items
-
-        for opcode, argument, _ in pickletools.genops(self._stream):
-            self._count(1)
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case literal if literal in LITERALS:
-                    stack.append(argument)
-                case constant if constant in CONSTANTS:
-                    stack.append(CONSTANTS[constant])
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "MARK":
-                    marks.append(len(stack))
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "TUPLE":
-                    stack.append(tuple(since_mark()))
-                case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                    items = [stack.pop() for _ in range(int(name[-1]))]
-                    stack.append(tuple(reversed(items)))
-                case "APPEND":
-                    item = stack.pop()
-                    _as(list, stack[-1]).append(item)
-                case "APPENDS":
-                    items = since_mark()
-                    _as(list, stack[-1]).extend(items)
-                case "SETITEM":
-                    value, key = stack.pop(), stack.pop()
-                    _fill(stack[-1], [(key, value)])
-                case "SETITEMS":
-                    items = since_mark()
-                    _fill(stack[-1], zip(items[::2], items[1::2], strict=True))
-                case "GLOBAL":
-                    stack.append(self._name(str(argument).replace(" ", ".", 1)))
-                case "STACK_GLOBAL":
-                    name, module = stack.pop(), stack.pop()
-                    stack.append(self._name(f"{_as(str, module)}.{_as(str, name)}"))
-                case "BINPERSID":
-                    stack.append(self._storage(stack.pop()))
-                case "REDUCE":
-                    arguments, function = stack.pop(), stack.pop()
-                    stack.append(self._call(function, arguments))
-                case "BUILD" if len(stack) > 1 and isinstance(stack[-2], dict):
-                    stack.pop()  # an OrderedDict's attributes: torch keeps the versions of its modules there
-                case "STOP" if len(stack) == 1 and not marks:
-                    return stack[0]
-                case "STOP":
-                    break
-                case name:
-                    text = f"{name} {argument}" if isinstance(argument, str) else name
-                    raise self._refused(f"the pickle operation {_shown(text)}")
-        raise ValueError
-
-    def _count(self, steps: int) -> None:
-        self._steps += steps
-        if self._steps > MAX_STEPS:
-            raise PointDetError(
-                f"{self._path} needs more than {MAX_STEPS} steps to be read, as no weight file does; "
-                "with torch, save only its state_dict into a new file"
-            )
-
-    def _refused(self, what: str) -> PointDetError:
-        return PointDetError(
-            f"{self._path} asks for {what}, which is neither a tensor nor a plain value and was not run; "
-            "if you trust the file, save only its state_dict into a new one with torch"
+            return self.load()
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            struct.error,
+        ):
+            if self.stream.tell() < MAX_BYTES:
+                raise broken(self.path, "its pickle breaks off or has more than tensors and values") from None
+        raise PointDetError(
+            f"{self.path} has a pickle of more than {MAX_BYTES >> 20} MiB beside its tensors; "
+            "with torch, save only its state_dict into a new file"
         )
 
-    def _name(self, text: str) -> _Name:
-        if text not in CALLS and text not in KINDS:
-            raise self._refused(_shown(text))
-        return _Name(text)
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a function or class; nothing is imported."""
+        match f"{module}.{name}":
+            case "collections.OrderedDict":
+                return self._ordered_dict
+            case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
+                return _tensor
+            case "torch._utils._rebuild_parameter":
+                return _parameter
+            case kind if kind in KINDS:
+                return kind
+            case other:
+                raise PointDetError(
+                    f"{self.path} asks for {ascii(other[:80])[1:-1]}, which is neither a tensor nor a plain "
+                    "value and was not run; if you trust the file, save only its state_dict with torch"
+                )
 
-    def _storage(self, identity: Any) -> Storage:
-        match identity:
-            case ("storage", _Name(kind), str(key), str(), int(count), *view) if kind in KINDS and count >= 0:
-                storage = Storage(key, kind, count)
-            case _:
-                raise ValueError
-        if self.storages.setdefault(key, storage) != storage:
-            raise ValueError
-        match view:
-            case [] | [None]:
-                return storage
-            case [(str(), int(start), int())] if start >= 0:
-                return Storage(key, kind, count, start)
-        raise ValueError
-
-    def _call(self, function: Any, arguments: Any) -> Any:
-        """What the call would give, without a call."""
-        match function, arguments:
-            case _Name("collections.OrderedDict"), ():
-                return {}
-            case _Name("collections.OrderedDict"), (list(pairs),):  # as Python 2 wrote it
-                self._count(len(pairs))
-                return _fill({}, pairs)
-            case (
-                _Name("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2"),
-                (Storage() as storage, int(offset), tuple(size), tuple(strides), *_),
-            ):
-                numbers = (offset, *size, *strides)
-                if len(size) != len(strides) or len(size) > MAX_DIMENSIONS:
-                    raise ValueError
-                if not all(isinstance(number, int) and number >= 0 for number in numbers):
-                    raise ValueError
-                return Tensor(storage, offset, size, strides)
-            case _Name("torch._utils._rebuild_parameter"), (Tensor() as tensor, *_):
-                return tensor
-        name = function.text if isinstance(function, _Name) else "something without a name"
-        raise self._refused(f"an unusual call of {name}")
-
-
-def _as(kind: type[T], item: Any) -> T:
-    if not isinstance(item, kind):
+    def persistent_load(self, pid: Any) -> Storage:
+        """A storage from ("storage", kind, key, device, numel); old files add None or (key, start, numel)."""
+        match pid:
+            case ("storage", str(kind), str(key), str(), int(numel), *view) if kind in KINDS:
+                whole = self.storages[key] = Storage(key, kind, numel, 0)
+                match view:
+                    case [] | [None]:
+                        return whole
+                    case [(str(), int(start), int())]:
+                        return whole._replace(start=start)
         raise TypeError
-    return item
 
-
-def _fill(target: Any, pairs: Iterable[tuple[Any, Any]]) -> Any:
-    items = _as(dict, target)
-    for key, value in pairs:
-        if not (isinstance(key, str) or isinstance(key, int) and abs(key) < MAX_KEY):
-            raise TypeError
-        items[key] = value
-    return items
-
-
-def _shown(text: str) -> str:
-    """Text of unknown origin, fit for a message."""
-    return ascii(text[:80])[1:-1]
+    def _ordered_dict(self, pairs: Any = ()) -> Dict:
+        """Python 2 wrote pairs beside it; they are counted, as a pickle can use a list of them many times."""
+        self.pairs += len(pairs)
+        if self.pairs > MAX_BYTES:
+            raise ValueError
+        items = Dict()
+        for key, value in pairs:
+            items[key] = value
+        return items
