@@ -24,6 +24,7 @@ from pointdet.weights.naming.catalogue import official, to_published
 from pointdet.weights.systems import DEAD
 
 COUNTER = "num_batches_tracked"
+CTDET = {"heatmap": "hm", "size": "wh", "offset": "reg"}
 
 
 def write(path, arrays, layout="zip", prefix="module.", wrapper="state_dict"):
@@ -64,9 +65,8 @@ def test_golden_outputs_there_and_back(golden, tmp_path, network):
     adopted.save(tmp_path / "checkpoint")
     model = restore(tmp_path / "checkpoint", start())
     assert model.class_names == class_names.COCO and model.config == adopted.config
-    outputs = networks.run_stacks(model.detector, arrays["x"], Mode(False, kernels="blas"))[-1]
-    for ours, head in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
-        networks.assert_close(outputs[ours], arrays, f"B/{head}")
+    names = {ours: f"B/{head}" for ours, head in CTDET.items()}
+    networks.assert_golden(model.detector, arrays, Mode(False, kernels="blas"), names)
     back = tmp_path / f"back{suffix}"
     release(tmp_path / "checkpoint", back)
     found = plain_file.read(back)
@@ -95,12 +95,10 @@ def test_golden_outputs_of_the_nnabla_example(golden, tmp_path, name, channel_la
     assert model.class_names == class_names.VOC and model.config.dataset.dataset == "pascal"
     assert model.config.input.height == 384 and model.config.input.mean == (0.485, 0.456, 0.406)
     assert not model.detector.parameters()["conv1/bn/mean"].need_grad
-    outputs = networks.run_stacks(model.detector, expected["x"], Mode(False, kernels="blas"))[-1]
-    for ours, head in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
-        networks.assert_close(outputs[ours], expected, f"B/{head}")
+    names = {ours: f"B/{head}" for ours, head in CTDET.items()}
+    networks.assert_golden(model.detector, expected, Mode(False, kernels="blas"), names)
 
 
-CTDET = {"heatmap": "hm", "size": "wh", "offset": "reg"}
 CORNERS = {
     f"{corner}_{kind}": f"{short}_{head}"
     for short, corner in (("tl", "top_left"), ("br", "bottom_right"))
@@ -136,11 +134,9 @@ def test_golden_outputs_of_hourglasses(golden, tmp_path, network):
         detector.make_parameters(128)
     fit_all(h5_file.read(folder / "parameters.h5"), detector.parameters(), False, detector.class_bias, "it")
     shutil.rmtree(folder)
-    stacks = networks.run_stacks(detector, arrays["x"], Mode(False, kernels="blas"))
+    names = {ours: f"B/s{{}}/{theirs}" for ours, theirs in outputs.items()}
+    stacks = networks.assert_golden(detector, arrays, Mode(False, kernels="blas"), names)
     assert len(stacks) == (1 if "52" in network else 2)
-    for number, stack in enumerate(stacks):
-        for ours, theirs in outputs.items():
-            networks.assert_close(stack[ours], arrays, f"B/s{number}/{theirs}")
 
 
 OFFICIAL = {  # file, table -> backbone, depth, detector, channels of the heads, keys that nothing reads
