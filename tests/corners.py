@@ -49,39 +49,55 @@ def first_cells(maps, objects):
     return maps.reshape(*maps.shape[:2], -1)[..., :objects].swapaxes(1, 2)
 
 
-def assert_published_pooling(arrays, entries, system, module, kernels, build, name_of, unstable=False):
+def assert_published_pooling(arrays, entries, system, module, kernels, build, name_of):
     """A pooling module against its golden arrays, in evaluation and in training.
 
-    build: of input and mode, below the scope of its keypoint; name_of: published key -> our path. unstable: the
-    gradient in evaluation is not compared.
+    build: of input and mode, below the scope of its keypoint; name_of: published key -> our path.
     """
     nn.clear_parameters()
+    rng, names = np.random.default_rng(0), {key: name_of(key) for key, _ in entries}
+    values = {
+        names[key]: networks.formula(f"{system}.{module}.{key}", shape, names[key].rpartition("/")[2], "", 1)
+        for key, shape in entries
+    }
     for training in (False, True):
-        x = nn.Variable.from_numpy_array(arrays["x"])
-        x.need_grad = True
+        x = nn.Variable(arrays["x"].shape, need_grad=True)
         y = build(x, Mode(training, kernels=kernels))
         parameters = nn.get_parameters(grad_only=False)
-        names = {key: name_of(key) for key, _ in entries}
-        assert set(names.values()) == set(parameters)
-        for key, shape in entries:
-            parameter, leaf = parameters[names[key]], names[key].rpartition("/")[2]
-            value = networks.formula(f"{system}.{module}.{key}", shape, leaf, "", 1)
-            parameter.d = value.reshape(parameter.shape)
-        for v in (x, *nn.get_parameters().values()):
-            v.grad.zero()
-        y.forward()
-        y.backward(arrays["grad_output"])
+        assert set(values) == set(parameters)
+        learnt = ("p1_conv1.conv.weight", "conv2.bn.weight") if training else ()
+        read = {"gx": x, **{f"g_{key}": parameters[names[key]] for key in learnt}}
+
+        # A millionth more or less of the input turns ReLUs and maxima that lie at their kink, and so does rounding.
+        step = 1e-6 * np.abs(arrays["x"]).max()
+        moved = [np.float32(arrays["x"] + step * rng.standard_normal(x.shape)) for _ in range(8)]
+        found = {name: [] for name in read}
+        for array in (*moved, arrays["x"]):
+            for name, value in values.items():
+                parameters[name].d = value.reshape(parameters[name].shape)
+            for v in (x, *nn.get_parameters().values()):
+                v.grad.zero()
+            x.d = array
+            y.forward()
+            y.backward(arrays["grad_output"])
+            for name, variable in read.items():
+                found[name].append(variable.g.copy())
         expected = arrays[f"{module}/{'train/y' if training else 'eval/y_f64'}"]
         np.testing.assert_allclose(y.d, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-        if training or not unstable:
-            gradient = arrays[f"{module}/{'train' if training else 'eval'}/gx"]
-            np.testing.assert_allclose(x.g, gradient, rtol=0, atol=1e-5 * np.abs(gradient).max())
-    for published in ("p1_conv1.conv.weight", "conv2.bn.weight"):
-        expected = arrays[f"{module}/train/g_{published}"]
-        found = parameters[names[published]].g.reshape(expected.shape)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        for name, several in found.items():
+            golden = arrays[f"{module}/{'train' if training else 'eval'}/{name}"]
+            assert_among(np.reshape(several, (-1, *golden.shape)), golden)
     for statistic in ("mean", "var"):
         found = parameters[names[f"p_bn1.running_{statistic}"]].d.ravel()
         expected = arrays[f"{module}/train/running_{statistic}_p_bn1"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     nn.clear_parameters()
+
+
+def assert_among(found, expected):
+    """Every value lies between those of the gradients `found`, (passes, ...), which for most values are one."""
+    least, most = found.min(axis=0), found.max(axis=0)
+    largest = np.abs(expected).max()
+    assert np.mean(most - least <= 1e-3 * largest) > 0.7
+    assert (expected - most).max() <= 1e-5 * largest
+    assert (least - expected).max() <= 1e-5 * largest
