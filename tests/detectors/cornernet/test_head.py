@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CornerNet's networks against published ones: pooling modules, whole hourglass detectors, sizes, layouts."""
 
-import functools
-
 import corners
 import networks
 import nnabla as nn
@@ -12,16 +10,12 @@ import pytest
 from pointdet.config.schema import Config, Dataset, Model
 from pointdet.detectors import catalogue
 from pointdet.detectors.cornernet.head import DIRECTIONS, corner_pooling
-from pointdet.ops.layers import Mode
+from pointdet.ops.layers import undrawn
 from pointdet.weights.naming import cornernet
 from pointdet.weights.naming.catalogue import official
 from pointdet.weights.naming.names import Names
 
 MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right"}
-OUTPUTS = {
-    "cornernet": ("{}_heat", "{}_tag", "{}_regr"),
-    "simple": ("hmap_{}", "embd_{}", "regs_{}"),
-}
 
 
 def built(num_classes=2, **model):
@@ -50,12 +44,6 @@ def test_published_pooling(golden, module, kernels):
     corners.assert_published_pooling(arrays, entries, "cornernet", module, kernels, build, name_of)
 
 
-@pytest.fixture(scope="module")
-def detectors():
-    """detectors(104): for 80 classes with so many layers, of which the latest is kept; 201 million parameters draw slowly."""
-    return functools.lru_cache(maxsize=1)(lambda layers: built(80, num_layers=layers))
-
-
 @pytest.mark.parametrize(
     ("layers", "table", "system", "count"),
     [
@@ -64,25 +52,16 @@ def detectors():
         (52, "simple52", "simple", 100_330_278),
     ],
 )
-def test_published_network(golden, detectors, layers, table, system, count):
-    arrays, entries = golden(f"network_cornernet_{table}.npz"), golden("networks_cornernet.json")[table]
-    detector = detectors(layers)
-    parameters, filled = detector.parameters(), set()
+def test_published_network(golden, layers, table, system, count):
+    """Its parameters; with them test_adopt.py compares its outputs."""
+    entries = golden("networks_cornernet.json")[table]
+    with undrawn():
+        detector = built(80, num_layers=layers)
     names = official(Model(arch="hourglass", num_layers=layers), "cornernet")
     names = names.respelt(*cornernet.SIMPLE) if system == "simple" else names
     assert sum(v.size for v in detector.parameters(learnt_only=True).values()) == count
-    for key, shape in entries["parameters"]:
-        name = names.ours(key)
-        value = networks.formula(key, shape, name.rpartition("/")[2], "B/", entries["gain_B"])
-        parameters[name].d = value.reshape(parameters[name].shape)
-        filled.add(name)
-    assert filled == set(parameters)
-    published = {
-        f"{corner}_{kind}": f"B/s{{}}/{name.format(short)}"
-        for short, corner in (("tl", "top_left"), ("br", "bottom_right"))
-        for kind, name in zip(("heatmap", "tag", "offset"), OUTPUTS[system], strict=True)
-    }
-    networks.assert_golden(detector, arrays, Mode(training=False, kernels="blas"), published)
+    published = {names.ours(key): np.prod(shape) for key, shape in entries["parameters"]}
+    assert published == {name: v.size for name, v in detector.parameters().items()}
 
 
 def test_any_backbone_and_layout():

@@ -10,14 +10,13 @@ import pytest
 from pointdet.detectors import catalogue
 from pointdet.detectors.cornernet.head import DIRECTIONS
 from pointdet.detectors.triplet.head import cascade_corner_pooling, centre_pooling
-from pointdet.ops.layers import Mode
+from pointdet.ops.layers import undrawn
 from pointdet.weights.naming import triplet
 from pointdet.weights.naming.catalogue import official
 from pointdet.weights.naming.names import Names
 
 MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right", "center_pool": "centre"}
 KEYPOINTS = {"tl": "top_left", "br": "bottom_right", "ct": "centre"}
-OUTPUTS = {"heatmap": "heat", "tag": "tag", "offset": "regr"}
 
 
 def built(num_classes=80, **model):
@@ -52,26 +51,14 @@ def test_published_pooling(golden, module, kernels):
     ("layers", "count"), [(52, 104_844_152), (104, 210_062_960)], ids=["Hourglass-52", "Hourglass-104"]
 )
 def test_published_network(golden, layers, count):
-    arrays = golden(f"network_triplet{layers}.npz")
+    """Its parameters; with them test_adopt.py compares its outputs."""
     entries = golden("networks_triplet.json")[f"triplet{layers}"]
-    detector = built(arch="hourglass", num_layers=layers, head_channels=256)
+    with undrawn():
+        detector = built(arch="hourglass", num_layers=layers, head_channels=256)
     assert size(detector) == count
-    parameters, filled = detector.parameters(), set()
     names = official(networks.config(model={"arch": "hourglass", "num_layers": layers}).model, "triplet")
-    for key, shape in entries["parameters"]:
-        name = names.ours(key)
-        value = networks.formula(key, shape, name.rpartition("/")[2], "B/", entries["gain_B"])
-        parameters[name].d = value.reshape(parameters[name].shape)
-        filled.add(name)
-    assert filled == set(parameters)
-    published = {
-        f"{keypoint}_{ours}": f"B/s{{}}/{short}_{theirs}"
-        for short, keypoint in KEYPOINTS.items()
-        for ours, theirs in OUTPUTS.items()
-        if (short, ours) != ("ct", "tag")
-    }
-    stacks = networks.assert_golden(detector, arrays, Mode(training=False, kernels="blas"), published)
-    assert all(set(outputs) == set(published) for outputs in stacks)
+    published = {names.ours(key): np.prod(shape) for key, shape in entries["parameters"]}
+    assert published == {name: v.size for name, v in detector.parameters().items()}
 
 
 @pytest.mark.parametrize(
