@@ -72,7 +72,8 @@ def test_published_network(golden, layers, count):
     ],
 )
 def test_sizes_of_the_extension(arch, num_layers, hidden, count):
-    detector = built(arch=arch, num_layers=num_layers, feature_channels=256, head_channels=hidden)
+    with undrawn():
+        detector = built(arch=arch, num_layers=num_layers, feature_channels=256, head_channels=hidden)
     assert size(detector) == count
 
 
