@@ -6,10 +6,10 @@
 #       mpirun -n 4 python src/main.py ctdet --train-config cfg/resnet_18_coco_fp.yaml \
 #       --data_dir /data -o runs/resnet_18_coco_fp
 #
-# --shm-size: NCCL's ranks of one host talk through shared memory, of which Docker gives 64 MB.
-# UID: the files in runs/ shall belong to you.
+# --shm-size: NCCL uses shared memory between the ranks of a host. Docker's default of 64 MB is too small.
+# UID: your user id, so that you own the files in runs/.
 
-# CUDA 12 and cuDNN 8, which NNabla's wheel is linked to, and NCCL; Ubuntu 22.04 for its Python 3.10.
+# NNabla's wheel is linked to CUDA 12 and cuDNN 8. The image also has NCCL. Ubuntu 22.04 has Python 3.10.
 FROM nvidia/cuda:12.0.1-cudnn8-runtime-ubuntu22.04
 
 RUN apt-get update \
@@ -17,10 +17,10 @@ RUN apt-get update \
         python3 python3-venv openmpi-bin libopenmpi-dev \
     && rm -rf /var/lib/apt/lists/*
 
-# NNabla opens libmpi.so at run time: its C++ half looks in OMPI_HOME, its Python half asks the linker.
+# NNabla loads libmpi.so at run time: its C++ code from OMPI_HOME, its Python code through the linker.
 ENV OMPI_HOME=/usr/lib/x86_64-linux-gnu/openmpi
 ENV LD_LIBRARY_PATH=${OMPI_HOME}/lib:${LD_LIBRARY_PATH}
-# Docker forbids the system call by which Open MPI's ranks would read each other's memory.
+# Docker forbids the system call with which the ranks of Open MPI read each other's memory.
 ENV OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 RUN python3 -m venv /opt/venv
@@ -31,7 +31,7 @@ COPY requirements.txt requirements-cuda120.txt requirements-onnx.txt ./
 RUN python -m pip install --no-cache-dir --requirement requirements.txt --requirement requirements-cuda120.txt \
         --requirement requirements-onnx.txt
 
-COPY setup.py pyproject.toml ./
+COPY setup.py pyproject.toml README.md LICENSE ./
 COPY src src
 COPY cfg cfg
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation --editable .

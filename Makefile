@@ -3,12 +3,12 @@
 
 PYTHON := .venv/bin/python
 RUN := runs/quickstart
-# The wheel's Open MPI where the set-up had to install it, or the system's. Looked up after the set-up.
+# The Open MPI of the wheel, where the set-up had to install it, or that of the system. Looked up after the set-up.
 MPIRUN = $(shell test -x .venv/bin/mpirun && echo .venv/bin/mpirun || echo mpirun)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Open MPI: more ranks than cores (in the words of version 4 and of 5), and root, which it wants to hear twice.
+# Open MPI: allow more ranks than cores (names of version 4 and of version 5), and allow root.
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 ifeq ($(shell id -u),0)
@@ -21,7 +21,7 @@ endif
 help:
 	@echo "make setup       Python 3.10 and every dependency, pinned, in .venv"
 	@echo "make quickstart  draws a dataset, trains on it with two ranks, evaluates, detects, exports: $(RUN)"
-	@echo "make test        all tests"
+	@echo "make test        make check and all tests; a part: make test ARGS=\"tests/data -k voc\""
 	@echo "make check       linter, formatter, types"
 	@echo "make clean       removes .venv and the caches; runs and weights stay"
 
@@ -52,9 +52,10 @@ quickstart: setup
 	@echo "pictures    $(RUN)/demo"
 	@echo "export      $(RUN)/export"
 
-# Two tests at a time, each on one core.
-test: setup
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTHON) -m pytest tests -n 2
+# Two tests at a time, each on one core. A part of them: make test ARGS="tests/data -k voc"
+ARGS := tests
+test: check
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS) -n 2
 
 check: setup
 	$(PYTHON) -m ruff check .

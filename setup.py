@@ -11,10 +11,22 @@ VERSION = re.search(r'^__version__ = "(.+)"$', Path("src/pointdet/__init__.py").
 setup(
     name="pointdet",
     version=VERSION,
-    description="Object detection with keypoints on NNabla",
+    description="Object detection with keypoints on NNabla: CenterNet, CornerNet and keypoint triplets",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    project_urls={
+        "NNabla": "https://github.com/sony/nnabla",
+        "CenterNet (paper)": "https://arxiv.org/abs/1904.07850",
+        "CornerNet (paper)": "https://arxiv.org/abs/1808.01244",
+        "Keypoint triplets (paper)": "https://arxiv.org/abs/1904.08189",
+    },
     license="Apache-2.0",
-    package_dir={"": "src"},
-    packages=find_packages("src"),
+    license_files=["LICENSE"],
+    # The configurations of cfg/ are part of the package: `pointdet train --train-config NAME` finds them by name.
+    package_dir={"": "src", "pointdet.cfg": "cfg"},
+    packages=[*find_packages("src"), "pointdet.cfg"],
+    package_data={"pointdet": ["py.typed"], "pointdet.cfg": ["*.yaml"]},
+    entry_points={"console_scripts": ["pointdet = pointdet.programs.command_line:main"]},
     # NNabla 1.39 has wheels for Python 3.10 and no later one, and it pins numpy and protobuf.
     python_requires=">=3.10,<3.11",
     install_requires=[

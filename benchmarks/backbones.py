@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does every backbone cost with CenterNet's heads: parameters, arithmetic, forward pass, training step, memory?
+"""The cost of every backbone with CenterNet's heads: parameters, operations, forward pass, training step,
+memory.
 
-python benchmarks/backbones.py: 512 x 512, 80 classes, one image, on one core of the CPU, through the fastest kernels
-that are installed. A step is forward and backward, without the update; minima over repeats.
+python benchmarks/backbones.py: 512 x 512, 80 classes, one image, one CPU core, the fastest installed CPU
+kernels. A training step is a forward and a backward pass, without the update. Times are the minimum of all
+repeats.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
-# Before NumPy is imported.
+# NumPy reads these when it is imported.
 THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "1"
 os.environ |= {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
 
@@ -23,14 +25,14 @@ import machine
 import numpy as np
 
 from pointdet import runtime as runtimes
+from pointdet.arrays import Batch
 from pointdet.backbones.catalogue import DEPTHS
-from pointdet.config.schema import Config, Dataset, Input, Model, Train
-from pointdet.detectors.base import Detector
-from pointdet.inference.network import build_graph
+from pointdet.config.schema import Config, DatasetConfig, InputConfig, ModelConfig, TrainConfig
+from pointdet.detectors.common.base import Detector
+from pointdet.model.network import build_graph
 from pointdet.ops.arithmetic import multiply_adds
-from pointdet.structures import Batch
 from pointdet.training.graph import TrainingGraph
-from pointdet.training.start import fresh
+from pointdet.training.initial_parameters import fresh
 
 CLASSES = 80
 COLUMNS = ("parameters, M", "GFLOP", "forward, ms", "step, ms", "peak, MB")
@@ -40,13 +42,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=512, help="height and width [512]")
-    parser.add_argument("--batch", type=int, default=1, help="images [1]")
-    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
-    parser.add_argument("--threads", type=int, default=1, help="threads, and cores to run on [1]")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--recompute", action="store_true", help="train.recompute")
-    parser.add_argument("--networks", nargs="*", metavar="ARCH_LAYERS", help="e.g. resnet_18 hrnet_32 [all]")
+    parser.add_argument("--size", type=int, default=512, help="input height and width (default: 512)")
+    parser.add_argument("--batch", type=int, default=1, help="images per batch (default: 1)")
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads and of cores (default: 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repeats, of which the fastest counts (default: 3)"
+    )
+    parser.add_argument("--recompute", action="store_true", help="gradient checkpointing, train.recompute")
+    parser.add_argument(
+        "--networks", nargs="*", metavar="ARCH_LAYERS", help="e.g. resnet_18 hrnet_32 (default: all)"
+    )
     parser.add_argument("--one", metavar="ARCH_LAYERS", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -66,7 +72,7 @@ def main() -> int:
 
 
 def in_process(name: str, *arguments: object) -> dict[str, float]:
-    """The row of one network, from a process of its own: its peak is that of this network alone."""
+    """The row of one network, measured in a separate process to get its own peak memory."""
     command = [sys.executable, __file__, *map(str, arguments), "--one", name]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     row: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
@@ -74,23 +80,23 @@ def in_process(name: str, *arguments: object) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """The row of the network `args.one`, measured here."""
+    """The row of the network `args.one`, measured in this process."""
     arch, _, depth = args.one.rpartition("_")
     config = Config(
-        dataset=Dataset(dataset="benchmark", format="coco"),
-        model=Model(arch=arch, num_layers=int(depth), width=args.width),
-        input=Input(height=args.size, width=args.size),
-        train=Train(batch_size=args.batch, recompute=args.recompute),
+        dataset=DatasetConfig(dataset="benchmark", format="coco"),
+        model=ModelConfig(arch=arch, num_layers=int(depth), width=args.width),
+        input=InputConfig(height=args.size, width=args.size),
+        train=TrainConfig(batch_size=args.batch, recompute=args.recompute),
     )
     runtime = runtimes.start()
     model = fresh(config, tuple(map(str, range(CLASSES))), runtime)
-    batch = draw_batch(config, model.detector)
+    batch = random_batch(config, model.detector)
     graph = TrainingGraph(config, model.detector, runtime)
     divisors = np.ones(len(model.detector.loss.divisors))
-    learnt = model.detector.parameters(learnt_only=True)
+    trainable = model.detector.parameters(trainable_only=True)
 
     def step() -> None:
-        for parameter in learnt.values():
+        for parameter in trainable.values():
             parameter.grad.zero()
         graph.forward(batch, divisors)
         graph.backward(1.0, None)
@@ -99,7 +105,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     peak = peak_megabytes()
     network = model.network()
     return {
-        "parameters, M": sum(v.size for v in learnt.values()) / 1e6,
+        "parameters, M": sum(v.size for v in trainable.values()) / 1e6,
         "GFLOP": gigaflops(model.detector, args.size),
         "forward, ms": 1000 * fastest(lambda: network(batch["image"]), args.repeats),
         "step, ms": 1000 * seconds,
@@ -108,13 +114,13 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def gigaflops(detector: Detector, size: int) -> float:
-    """Two for each multiply-add of the convolutions of one image."""
+    """Two operations for each multiply-add in the convolutions, for one image."""
     graph = build_graph(detector, runtimes.start(), half=False, shape=(1, size, size), exportable=True)
     return 2 * multiply_adds(graph.outputs.values()) / 1e9
 
 
-def draw_batch(config: Config, detector: Detector) -> Batch:
-    """Noise for images, without objects: time does not depend on them."""
+def random_batch(config: Config, detector: Detector) -> Batch:
+    """Images of noise without objects. The time does not depend on the objects."""
     count, height, width = config.train.batch_size, config.input.height, config.input.width
     colour = np.eye(3, 4, dtype=np.float32) / 128 - np.eye(1, 4, 3, dtype=np.float32)
     targets = {
@@ -129,8 +135,9 @@ def draw_batch(config: Config, detector: Detector) -> Batch:
 
 
 def fastest(work: Callable[[], object], repeats: int) -> float:
+    """The shortest time of `work` in seconds."""
     best = np.inf
-    for _ in range(repeats + 1):  # the first one fetches memory
+    for _ in range(repeats + 1):  # the first one allocates memory
         start = time.perf_counter()
         work()
         best = min(best, time.perf_counter() - start)
@@ -138,6 +145,7 @@ def fastest(work: Callable[[], object], repeats: int) -> float:
 
 
 def peak_megabytes() -> float:
+    """The largest resident size of this process so far."""
     with open("/proc/self/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which form of a corner pool is the fastest on a CPU, and how far is it from numpy.maximum.accumulate?
+"""The time of several implementations of the corner pool on a CPU, compared with numpy.maximum.accumulate.
 
-python benchmarks/corner_pool.py: one map of 128 x 128 x 128 on one core, forward and backward, minima over repeats;
-the four directions' worst. The bounds are 2 x (forward) and 4 x (backward) the time of accumulate.
+python benchmarks/corner_pool.py: one map of 128 x 128 x 128, one core, forward and backward. Times are the
+minimum of all repeats, for the slowest of the four directions. The bounds are 2 x (forward) and 4 x
+(backward) the time of accumulate.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
-# Before NumPy is imported.
+# NumPy reads these when it is imported.
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 import machine
@@ -25,12 +26,12 @@ from pointdet.ops.pooling import Direction, corner_pool
 
 FORWARD_BOUND, BACKWARD_BOUND = 2.0, 4.0
 DIRECTIONS: tuple[Direction, ...] = ("top", "bottom", "left", "right")
-Form = Callable[[nn.Variable, Direction], nn.Variable]
+Pool = Callable[[nn.Variable, Direction], nn.Variable]
 CHOSEN = "function over NumPy (on a CPU)"
 
 
 def padded_pool(x: nn.Variable, direction: Direction) -> nn.Variable:
-    """Maximum over windows as long as the map, which is padded with very small numbers at one side."""
+    """Max pooling with windows as long as the map, which is padded with very small numbers on one side."""
     axis = 2 if direction in ("top", "bottom") else 3
     size = x.shape[axis]
     after = direction in ("top", "left")
@@ -40,7 +41,7 @@ def padded_pool(x: nn.Variable, direction: Direction) -> nn.Variable:
     return F.max_pooling(F.pad(x, width, "constant", -3e38), kernel, (1, 1))
 
 
-FORMS: dict[str, Form] = {
+POOLS: dict[str, Pool] = {
     "padding, maximum pooling": padded_pool,
     "doubling (graph, exported)": lambda x, direction: corner_pool(x, direction, Mode(training=True)),
     CHOSEN: lambda x, direction: corner_pool(x, direction, Mode(training=True, kernels="blas")),
@@ -51,8 +52,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=128, help="channels, height and width [128]")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=128, help="channels, height and width (default: 128)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="repeats, of which the fastest counts (default: 5)"
+    )
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     print(machine.describe())
@@ -62,7 +65,7 @@ def main() -> int:
         f"\n{'ms':<32} {'forward':>9} {'backward':>9}\n{'numpy.maximum.accumulate':<32} {1e3 * reference:9.1f}"
     )
     ratios = {}
-    for name, build in FORMS.items():
+    for name, build in POOLS.items():
         times = [measure(values, build, direction, args.repeats) for direction in DIRECTIONS]
         forward, backward = (max(part) for part in zip(*times, strict=True))
         ratios[name] = forward / reference, backward / reference
@@ -74,6 +77,7 @@ def main() -> int:
 
 
 def accumulate(values: np.ndarray, axis: int, repeats: int) -> float:
+    """Seconds of numpy.maximum.accumulate."""
     out = np.empty_like(values)
     best = np.inf
     for _ in range(repeats):
@@ -83,13 +87,13 @@ def accumulate(values: np.ndarray, axis: int, repeats: int) -> float:
     return float(best)
 
 
-def measure(values: np.ndarray, build: Form, direction: Direction, repeats: int) -> tuple[float, float]:
-    """Seconds of a forward and of a backward pass."""
+def measure(values: np.ndarray, build: Pool, direction: Direction, repeats: int) -> tuple[float, float]:
+    """Seconds of a forward pass and of a backward pass."""
     x = nn.Variable(values.shape, need_grad=True)
     x.d = values
     y = build(x, direction)
     forward = backward = np.inf
-    for _ in range(repeats + 1):  # the first one fetches memory
+    for _ in range(repeats + 1):  # the first one allocates memory
         x.grad.zero()
         marks = [time.perf_counter()]
         y.forward(clear_no_need_grad=True)

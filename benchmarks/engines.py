@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast is a network in either engine and every precision, and what do the steps around it add?
+"""The speed of a network in NNabla and ONNX Runtime, and the time of pre-processing, decoding and drawing.
 
-python benchmarks/engines.py: ResNet-18 CenterNet, 80 classes, 512 x 512, one image, on two cores. The same parameters run
-in NNabla and, exported, in ONNX Runtime: as they are, in half, in int8, without the blocked layout of its convolutions,
-and with the image size told in advance. All are taken in turn; minima over repeats. Around ONNX Runtime in float,
-preparing a 640 x 480 picture, decoding and drawing may add 15 %.
+python benchmarks/engines.py: ResNet-18 CenterNet, 80 classes, 512 x 512, one image, two cores. The same
+parameters run in NNabla and in ONNX Runtime: in float, half and int8, in float without the blocked layout of
+convolutions, and in float with a fixed image size. The variants alternate. Times are the minimum of all
+repeats. The bound for pre-processing a 640 x 480 image, decoding and drawing is 15 % of the time of the
+network (ONNX Runtime, float).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-# Before NumPy is imported.
+# NumPy reads these when it is imported.
 THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
 os.environ |= {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
 
@@ -29,20 +30,20 @@ import onnx
 import onnxruntime
 
 from pointdet import runtime as runtimes
-from pointdet.config.schema import Config, Dataset, Input, Model
+from pointdet.arrays import Image, Maps
+from pointdet.config.schema import Config, DatasetConfig, InputConfig, ModelConfig
 from pointdet.data.shapes import draw_picture
 from pointdet.drawing import draw_detections
 from pointdet.export.onnx import convert
 from pointdet.export.quantised import int8
-from pointdet.inference.exported import OnnxNetwork
-from pointdet.inference.predictor import Image, Predictor
-from pointdet.inference.restore import Model as Restored
+from pointdet.inference.predictor import Predictor
+from pointdet.model.exported import OnnxNetwork
+from pointdet.model.restore import Model
 from pointdet.ops.cpu import onednn
-from pointdet.structures import Maps
-from pointdet.training.start import fresh
+from pointdet.training.initial_parameters import fresh
 
 CLASSES, BOUND = 80, 0.15
-CALIBRATION = 4  # drawn pictures
+CALIBRATION = 4  # images
 
 Run = Callable[[npt.NDArray[np.uint8]], Maps]
 
@@ -51,19 +52,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arch", default="resnet", help="model.arch [resnet]")
-    parser.add_argument("--num_layers", type=int, default=18, help="model.num_layers [18]")
-    parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 32 [512]")
-    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
-    parser.add_argument("--threads", type=int, default=2, help="threads, and cores to run on [2]")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--arch", default="resnet", help="model.arch (default: resnet)")
+    parser.add_argument("--num_layers", type=int, default=18, help="model.num_layers (default: 18)")
+    parser.add_argument(
+        "--size", type=int, default=512, help="input height and width, a multiple of 32 (default: 512)"
+    )
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads and of cores (default: 2)")
+    parser.add_argument(
+        "--repeats", type=int, default=10, help="repeats, of which the fastest counts (default: 10)"
+    )
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     cv2.setNumThreads(args.threads)
     config = Config(
-        dataset=Dataset(dataset="benchmark", format="coco"),
-        model=Model(arch=args.arch, num_layers=args.num_layers, width=args.width),
-        input=Input(height=args.size, width=args.size),
+        dataset=DatasetConfig(dataset="benchmark", format="coco"),
+        model=ModelConfig(arch=args.arch, num_layers=args.num_layers, width=args.width),
+        input=InputConfig(height=args.size, width=args.size),
     )
     print(f"{machine.describe()}, ONNX Runtime {onnxruntime.__version__}")
     print(
@@ -83,14 +88,14 @@ def main() -> int:
     return 0 if added <= BOUND else 1
 
 
-def variants(model: Restored, best_kernels: str, inputs: list[npt.NDArray[np.uint8]]) -> dict[str, Run]:
-    """What is compared, by name."""
+def variants(model: Model, best_kernels: str, inputs: list[npt.NDArray[np.uint8]]) -> dict[str, Run]:
+    """The networks to compare, by name."""
     single = convert(model)
-    own = replace(model, runtime=replace(model.runtime, cpu_kernels="nnabla"))
-    plain = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # the level below those of layout
+    nnabla_kernels = replace(model, runtime=replace(model.runtime, cpu_kernels="nnabla"))
+    plain = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # one level below the layout optimisations
     sides = dict(zip(("batch", "height", "width"), inputs[0].shape, strict=False))
     return {
-        "nnabla": own.network(),
+        "nnabla": nnabla_kernels.network(),
         f"nnabla, {best_kernels}": model.network(),
         "onnxruntime": network(single),
         "  half": network(convert(model, half=True)),
@@ -105,7 +110,7 @@ def network(model: onnx.ModelProto) -> Run:
 
 
 def session(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel, sides: dict[str, int]) -> Run:
-    """The model in a session of other options than ours."""
+    """The model in a session with other options than those of PointDet."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(THREADS)
     options.graph_optimization_level = level
@@ -117,7 +122,7 @@ def session(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel, s
 
 
 def compare(runs: dict[str, Run], image: npt.NDArray[np.uint8], repeats: int) -> dict[str, float]:
-    """Seconds of each, printed with ratios and with how far the maps are from NNabla's, in their largest value."""
+    """Seconds of each network. Prints them with the speed-up and the relative difference of the maps."""
     expected = runs["nnabla"](image)
     fastest = dict.fromkeys(runs, np.inf)
     for _ in range(repeats):
@@ -128,13 +133,15 @@ def compare(runs: dict[str, Run], image: npt.NDArray[np.uint8], repeats: int) ->
     print(f"\n{'network':<20} {'ms':>8} {'faster':>9} {'difference':>11}")
     for name, seconds in fastest.items():
         found = runs[name](image)
-        apart = max(np.abs(found[n] - array).max() / np.abs(array).max() for n, array in expected.items())
-        print(f"{name:<20} {1e3 * seconds:8.1f} {fastest['nnabla'] / seconds:7.2f} x {apart:11.1e}")
+        difference = max(
+            np.abs(found[n] - array).max() / np.abs(array).max() for n, array in expected.items()
+        )
+        print(f"{name:<20} {1e3 * seconds:8.1f} {fastest['nnabla'] / seconds:7.2f} x {difference:11.1e}")
     return fastest
 
 
 def around(predictor: Predictor, picture: Image, repeats: int) -> float:
-    """Seconds that a picture takes beside the network."""
+    """Seconds of one image without the network: pre-processing, decoding and drawing."""
     prepared = predictor.prepare(picture)
     maps = predictor.network(prepared.windows[0][1][None])
     before, predictor.network = predictor.network, lambda images: maps

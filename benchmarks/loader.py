@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much more than reading its JPEG does a training sample cost? And how many come out per second?
+"""The time of a training sample compared with reading its JPEG file, and the images per second of the loader.
 
-python benchmarks/loader.py: 640 x 480 JPEGs -> 512 x 512 and the targets of 80 classes, on one core, minima over
-repeats; the bound is 2 x cv2.imread. Then images per second of the whole loader.
+python benchmarks/loader.py: 640 x 480 JPEG files, input 512 x 512, targets of 80 classes, one core. Times are
+the minimum of all repeats. The bound for a sample is 2 x cv2.imread.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pointdet.arrays import Batch
 from pointdet.config import schema
 from pointdet.data.augment import Augmenter
+from pointdet.data.batch_builder import BatchBuilder, PackedDataset
 from pointdet.data.images import read_image
 from pointdet.data.loader import Loader
-from pointdet.data.order import sample_rng
+from pointdet.data.sampler import sample_rng
 from pointdet.data.shapes import draw_picture
-from pointdet.data.worker import Maker, Table
 from pointdet.detectors.ctdet.codec import CtDetCodec
-from pointdet.structures import Annotation, Array, Dataset, Record
+from pointdet.structures import Annotation, Dataset, Record
 
 BOUND = 2.0
 HEIGHT, WIDTH, CLASSES, OBJECTS = 480, 640, 80, 8
@@ -35,22 +36,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument(
+        "--repeats", type=int, default=10, help="repeats, of which the fastest counts (default: 10)"
+    )
+    parser.add_argument("--images", type=int, default=96, help="number of images (default: 96)")
+    parser.add_argument(
+        "--workers", type=int, nargs="*", default=[1, 2], help="numbers of loader processes (default: 1 2)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = draw_dataset(Path(folder), args.images)
-        augmenter = Augmenter(schema.Augment(), schema.Input())
-        codec = CtDetCodec.of(schema.CtDet(), CLASSES, augmenter.input.height, augmenter.input.width)
+        dataset = write_dataset(Path(folder), args.images)
+        augmenter = Augmenter(schema.AugmentConfig(), schema.InputConfig())
+        codec = CtDetCodec.of(schema.CtDetConfig(), CLASSES, augmenter.input.height, augmenter.input.width)
         ratio = measure_sample(dataset, augmenter, codec, args.repeats)
         for workers in args.workers:
             measure_loader(dataset, augmenter, codec, workers)
     return 0 if ratio <= BOUND else 1
 
 
-def draw_dataset(folder: Path, count: int) -> Dataset:
-    """Pictures of the size and weight of COCO's (about 150 kB), each with as many boxes (7.3 on average)."""
+def write_dataset(folder: Path, count: int) -> Dataset:
+    """Write random images. Image size, file size (about 150 kB) and boxes per image are similar to COCO's."""
     records = []
     for index in range(count):
         rng = np.random.default_rng(index)
@@ -66,33 +71,34 @@ def draw_dataset(folder: Path, count: int) -> Dataset:
 
 
 def measure_sample(dataset: Dataset, augmenter: Augmenter, codec: CtDetCodec, repeats: int) -> float:
+    """Print the times of a sample and its parts. Returns the ratio of a sample to cv2.imread."""
     cv2.setNumThreads(1)
-    table = Table.of(dataset, drop_ignored=True)
-    maker = Maker(table, augmenter, codec, seed=0)
-    images = [read_image(path) for path in table.paths]
-    views = [augmenter.draw_view(HEIGHT, WIDTH, sample_rng(0, 0, index)) for index in range(len(table))]
+    packed = PackedDataset.of(dataset, drop_ignored=True)
+    builder = BatchBuilder(packed, augmenter, codec, seed=0)
+    images = [read_image(path) for path in packed.paths]
+    views = [augmenter.random_view(HEIGHT, WIDTH, sample_rng(0, 0, index)) for index in range(len(packed))]
     out = np.zeros((augmenter.input.height, augmenter.input.width, 3), np.uint8)
     targets = {name: np.zeros(shape, np.float32) for name, shape in codec.target_shapes().items()}
-    moved = [
-        augmenter.sample(images[i], table.annotation(i), views[i], sample_rng(0, 0, i)).annotation
-        for i in range(len(table))
+    annotations = [
+        augmenter.sample(images[i], packed.annotation(i), views[i], sample_rng(0, 0, i)).annotation
+        for i in range(len(packed))
     ]
-    row: dict[str, Array] = {"image": out, "colour": np.zeros((3, 4), np.float32), **targets}
+    row: Batch = {"image": out, "colour": np.zeros((3, 4), np.float32), **targets}
     batch = {name: array[None] for name, array in row.items()}
     parts: dict[str, Callable[[int], object]] = {
-        "cv2.imread": lambda i: cv2.imread(table.paths[i]),
-        "whole sample": lambda i: maker.fill(batch, [0], 0, [i]),
-        "  read_image": lambda i: read_image(table.paths[i], HEIGHT, WIDTH),
+        "cv2.imread": lambda i: cv2.imread(packed.paths[i]),
+        "whole sample": lambda i: builder.fill(batch, [0], 0, [i]),
+        "  read_image": lambda i: read_image(packed.paths[i], HEIGHT, WIDTH),
         "  warp": lambda i: views[i].warp(images[i], out),
         "  augment (with warp)": lambda i: augmenter.sample(
-            images[i], table.annotation(i), views[i], sample_rng(0, 0, i), out
+            images[i], packed.annotation(i), views[i], sample_rng(0, 0, i), out
         ),
-        "  codec.encode": lambda i: codec.encode(moved[i], targets),
+        "  codec.encode": lambda i: codec.encode(annotations[i], targets),
     }
-    # Taken in turn, so that a slow moment of the machine meets all of them.
-    best = {name: np.full(len(table), np.inf) for name in parts}
+    # The parts alternate, so that other load on the machine affects all of them.
+    best = {name: np.full(len(packed), np.inf) for name in parts}
     for _ in range(repeats):
-        for index in range(len(table)):
+        for index in range(len(packed)):
             for name, part in parts.items():
                 start = time.perf_counter()
                 part(index)
@@ -106,6 +112,7 @@ def measure_sample(dataset: Dataset, augmenter: Augmenter, codec: CtDetCodec, re
 
 
 def measure_loader(dataset: Dataset, augmenter: Augmenter, codec: CtDetCodec, workers: int) -> None:
+    """Print the images per second of the loader."""
     with Loader(dataset, augmenter, codec, min(BATCH, len(dataset)), seed=0, workers=workers) as loader:
         best = np.inf
         for epoch in range(4):  # the first one starts the processes

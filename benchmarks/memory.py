@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does train.recompute save, and what does it cost?
+"""Memory and time of a training step with and without gradient checkpointing (train.recompute).
 
-python benchmarks/memory.py: a training step of each network at 512 x 512, one image, 80 classes, on one core of the CPU,
-in a process of its own, with and without recomputation: the largest resident size and the time.
+python benchmarks/memory.py: 512 x 512, one image, 80 classes, one CPU core. Every network runs in a separate
+process. Memory is the largest resident size of the process.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=512, help="height and width [512]")
-    parser.add_argument("--batch", type=int, default=1, help="images [1]")
-    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--size", type=int, default=512, help="input height and width (default: 512)")
+    parser.add_argument("--batch", type=int, default=1, help="images per batch (default: 1)")
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width (default: 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="repeats, of which the fastest counts (default: 2)"
+    )
     parser.add_argument(
         "--networks",
         nargs="*",
         metavar="ARCH_LAYERS",
         default=["resnet_18", "dlav0_34", "hourglass_52", "hourglass_104", "hrnet_32"],
+        help="(default: %(default)s)",
     )
     args = parser.parse_args()
     print(machine.describe())

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much faster do two ranks train than one, on two cores?
+"""The speed-up of the training with two ranks on two cores.
 
-python benchmarks/ranks.py: starts itself under mpirun -n 1 and -n 2, in turn. A step is the trainer's: the loader's
-next batch, forward, backward, all-reduce, update. Every rank takes the same number of images a step and has loader
-processes of its own, all on the same cores; the bound is 1.8 times the images per second. Best of the repeats.
+python benchmarks/ranks.py: starts itself with mpirun -n 1 and -n 2, alternately. A step is the same as in the
+trainer: next batch of the loader, forward, backward, all-reduce, update. Every rank has the same number of
+images per step, and its own loader processes on the same cores. The best repeat counts. The bound is 1.8 x
+the images per second of one rank.
 
-Imports that reach NNabla stand inside the functions: the loader's worker processes import this file again.
+The loader's worker processes import this file too, and must not import NNabla. So modules that need NNabla
+are imported inside functions.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from pointdet.config.schema import Config, Dataset, Input, Model, Split, Train
+from pointdet.config.schema import Config, DatasetConfig, InputConfig, ModelConfig, SplitConfig, TrainConfig
 from pointdet.data.augment import Augmenter
 from pointdet.data.catalogue import read_dataset
 from pointdet.data.loader import Loader
@@ -33,35 +35,44 @@ BOUND = 1.8
 RANKS = (1, 2)
 PARTS = ("data", "compute", "wait", "reduce", "update")
 TITLES = ("waiting for data", "forward, backward", "waiting for others", "all-reduce", "update")
-SECONDS = 150  # of one start of mpirun at most
+TIMEOUT = 150  # seconds for one run of mpirun
 
-Figures = dict[str, float]  # images_per_second, and seconds a step of every part
+Figures = dict[str, float]  # images_per_second, and the seconds per step of every part
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=256, help="height and width, a multiple of 32 [256]")
-    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
-    parser.add_argument("--kernels", default="auto", help="runtime.cpu_kernels [auto]")
-    parser.add_argument("--batch", type=int, default=4, help="images per rank and step [4]")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes per rank [1]")
     parser.add_argument(
-        "--steps", type=int, default=5, help="steps that are timed, after one that is not [5]"
+        "--size", type=int, default=256, help="input height and width, a multiple of 32 (default: 256)"
     )
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--rank-of", type=Path, metavar="DATA", help=argparse.SUPPRESS)  # started by mpirun
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width (default: 1)")
+    parser.add_argument("--kernels", default="auto", help="runtime.cpu_kernels (default: auto)")
+    parser.add_argument("--batch", type=int, default=4, help="images per rank and step (default: 4)")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes per rank (default: 1)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=5,
+        help="measured steps, after one step that is not measured (default: 5)",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="repeats, of which the fastest counts (default: 2)"
+    )
+    parser.add_argument(
+        "--rank-of", type=Path, metavar="DATA", help=argparse.SUPPRESS
+    )  # used by the ranks that mpirun starts
     args = parser.parse_args()
     config = Config(
-        dataset=Dataset(
+        dataset=DatasetConfig(
             dataset="shapes",
             format="coco",
-            train=Split(annotations=("annotations/instances_train.json",), images="train"),
+            train=SplitConfig(annotations=("annotations/instances_train.json",), images="train"),
         ),
-        model=Model(width=args.width),
-        input=Input(height=args.size, width=args.size),
-        train=Train(batch_size=args.batch, workers=args.workers),
+        model=ModelConfig(width=args.width),
+        input=InputConfig(height=args.size, width=args.size),
+        train=TrainConfig(batch_size=args.batch, workers=args.workers),
     )
     if args.rank_of is not None:
         train(config, args.rank_of, args.steps, args.kernels)
@@ -85,7 +96,7 @@ def main() -> int:
 
 
 def start(ranks: int, folder: str) -> Figures:
-    """The figures of one run of this file under mpirun."""
+    """Run this file with mpirun and return its figures."""
     beside_python = Path(sys.executable).parent / "mpirun"
     command = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
     if command is None:
@@ -94,8 +105,8 @@ def start(ranks: int, folder: str) -> Figures:
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
-        # Unbound, so that the loader process of a single rank has the second core to itself.
-        [command, "--timeout", str(SECONDS), "--bind-to", "none", "--oversubscribe", "-n", str(ranks)]
+        # Ranks are not bound to cores, so that the loader process of a single rank can use the second core.
+        [command, "--timeout", str(TIMEOUT), "--bind-to", "none", "--oversubscribe", "-n", str(ranks)]
         + [sys.executable, __file__, *sys.argv[1:], "--rank-of", folder],
         check=False,
         env=environment,
@@ -108,11 +119,11 @@ def start(ranks: int, folder: str) -> Figures:
 
 
 def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
-    """One rank's part of the training; rank 0 prints the figures as JSON."""
+    """Train on one rank. Rank 0 prints the figures as JSON."""
     from pointdet import runtime as runtimes
     from pointdet.training.graph import TrainingGraph
+    from pointdet.training.initial_parameters import fresh
     from pointdet.training.solver import Solver
-    from pointdet.training.start import fresh
 
     runtime = runtimes.start(cpu_kernels=kernels)
     ranks = runtime.ranks
@@ -137,7 +148,7 @@ def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
     with loader:
         batches = loader.epoch(0)
         for step in range(steps + 1):
-            if step == 1:  # the first one made the memory and waited for the loader's start
+            if step == 1:  # the first step allocates memory and waits for the loader to start
                 ranks.sum(np.zeros(1))
                 seconds[:], since = 0, time.perf_counter()
             marks = [time.perf_counter()]
@@ -148,7 +159,7 @@ def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
             graph.forward(batch, divisors)
             graph.backward(1.0, None)
             marks.append(time.perf_counter())
-            ranks.sum(np.zeros(1))  # not the trainer's: tells waiting from reducing
+            ranks.sum(np.zeros(1))  # a barrier, not in the trainer: separates waiting from reducing
             marks.append(time.perf_counter())
             ranks.all_reduce(solver.gradients)
             marks.append(time.perf_counter())
@@ -165,6 +176,7 @@ def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
 
 
 def report(best: dict[int, Figures]) -> int:
+    """Print the figures and return the exit status."""
     print(f"{'milliseconds a step':<20}" + "".join(f"{r:>9} rank{'s' * (r > 1):<1}" for r in RANKS))
     for part, title in zip(PARTS, TITLES, strict=True):
         print(f"{title:<20}" + "".join(f"{1000 * best[r][part]:15.1f}" for r in RANKS))
@@ -178,6 +190,6 @@ def report(best: dict[int, Figures]) -> int:
 
 
 if __name__ == "__main__":
-    from pointdet.runtime import door
+    from pointdet.programs.run import run_program
 
-    door(main)
+    run_program(main)

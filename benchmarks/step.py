@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long is a training step, and what do its parts bring: the CPU kernels, the joined heads, the graph built once?
+"""The time of a training step, and the gain by the CPU kernels, the joined head convolution and the static
+graph.
 
-python benchmarks/step.py: ResNet-18 at 512 x 512, one image, on one core of the CPU. The same detector runs with
-NNabla's own functions, through BLAS and, where it is installed, through oneDNN; and, with the best of these, with the
-first convolutions of its heads apart, and with a graph built anew for every step. All are taken in turn and do the
-same arithmetic (the learning rate is 0), so their losses must agree; minima over repeats.
+python benchmarks/step.py: ResNet-18, 512 x 512, one image, one CPU core. The same detector runs with NNabla's
+functions, with BLAS and, if it is installed, with oneDNN. With the fastest of these it also runs with a
+separate first convolution per head, and with a new graph in every step. The variants alternate. The learning
+rate is 0, so all losses must agree. Times are the minimum of all repeats.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-# Before NumPy is imported.
+# NumPy reads these when it is imported.
 THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "1"
 os.environ |= {"OPENBLAS_NUM_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
 
@@ -27,29 +28,30 @@ import nnabla.functions as F
 import numpy as np
 
 from pointdet import runtime as runtimes
-from pointdet.config.schema import Config, Dataset, Input, Model, Train
+from pointdet.arrays import Batch
+from pointdet.config.schema import Config, DatasetConfig, InputConfig, ModelConfig, TrainConfig
 from pointdet.data.augment import normalisation
 from pointdet.data.shapes import draw_picture
-from pointdet.detectors.base import Codec, Variables
+from pointdet.detectors.common.base import Codec, Variables
 from pointdet.detectors.ctdet.head import CtDetHead
 from pointdet.ops.cpu import onednn
 from pointdet.ops.layers import Mode, constant, conv
-from pointdet.structures import Annotation, Batch
+from pointdet.structures import Annotation
 from pointdet.training.graph import TrainingGraph
+from pointdet.training.initial_parameters import fresh
 from pointdet.training.solver import Solver
-from pointdet.training.start import fresh
 
 CLASSES = 80
 PARTS = ("build", "forward", "backward", "update")
-LONGEST = 6  # functions listed
+LONGEST = 6  # number of functions in the list
 
 Seconds = dict[str, float]
-Step = Callable[[], tuple[float, Seconds]]  # loss, seconds of its parts
+Step = Callable[[], tuple[float, Seconds]]  # loss, seconds of the parts
 
 
 @dataclass(frozen=True)
 class SeparateHead(CtDetHead):
-    """With a first convolution for each output; over the same parameters it gives the same numbers."""
+    """Has a separate first convolution per output. With the same parameters it has the same outputs."""
 
     def __call__(self, feature: nn.Variable, mode: Mode) -> Variables:
         outputs = {}
@@ -65,19 +67,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arch", default="resnet", help="model.arch [resnet]")
-    parser.add_argument("--num_layers", type=int, default=18, help="model.num_layers [18]")
-    parser.add_argument("--size", type=int, default=512, help="height and width, a multiple of 32 [512]")
-    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width [1]")
-    parser.add_argument("--threads", type=int, default=1, help="threads, and cores to run on [1]")
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--arch", default="resnet", help="model.arch (default: resnet)")
+    parser.add_argument("--num_layers", type=int, default=18, help="model.num_layers (default: 18)")
+    parser.add_argument(
+        "--size", type=int, default=512, help="input height and width, a multiple of 32 (default: 512)"
+    )
+    parser.add_argument("--width", type=float, default=1.0, help="channel factor, model.width (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads and of cores (default: 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=4, help="repeats, of which the fastest counts (default: 4)"
+    )
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     config = Config(
-        dataset=Dataset(dataset="benchmark", format="coco"),
-        model=Model(arch=args.arch, num_layers=args.num_layers, width=args.width),
-        input=Input(height=args.size, width=args.size),
-        train=Train(batch_size=1),
+        dataset=DatasetConfig(dataset="benchmark", format="coco"),
+        model=ModelConfig(arch=args.arch, num_layers=args.num_layers, width=args.width),
+        input=InputConfig(height=args.size, width=args.size),
+        train=TrainConfig(batch_size=1),
     )
     print(machine.describe())
     print(
@@ -89,15 +95,15 @@ def main() -> int:
 
 
 def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], dict[str, Seconds]]:
-    """Of every variant: a forward pass; the parts of a training step; of every CPU kernel: NNabla's functions."""
+    """Seconds of a forward pass and of a training step per variant, and of each function per CPU kernel."""
     kernels = ["nnabla", "blas", *(["onednn"] if onednn.library_file() else [])]
     best = kernels[-1]
     runtime = runtimes.start(cpu_kernels=best)
     model = fresh(config, tuple(map(str, range(CLASSES))), runtime)
     joined = model.detector
     head = SeparateHead(CLASSES, config.model.head_channels, legacy_heatmap_bias=False)
-    separate = replace(joined, head=head)  # over the same parameters
-    batch = draw_batch(config, joined.codec)
+    separate = replace(joined, head=head)  # with the same parameters
+    batch = make_batch(config, joined.codec)
     networks = {
         name: replace(model, runtime=replace(runtime, cpu_kernels=name)).network() for name in kernels
     }
@@ -139,23 +145,23 @@ def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], 
     training: dict[str, Seconds] = {}
     losses = []
     for turn in range(repeats):
-        for name in in_turn(networks, turn):
+        for name in rotated(networks, turn):
             start = time.perf_counter()
             networks[name](batch["image"])
             forward[name] = min(forward[name], time.perf_counter() - start)
-        for name in in_turn(steps, turn):
+        for name in rotated(steps, turn):
             loss, parts = steps[name]()
             losses.append(loss)
             if name not in training or sum(parts.values()) < sum(training[name].values()):
                 training[name] = parts
     if not np.allclose(losses, losses[0], rtol=1e-4):
-        raise SystemExit(f"the variants are not the same model, their losses are {losses}")
+        raise SystemExit(f"the losses of the variants differ: {losses}")
     functions = {name: by_function(graph, solvers[name]) for name, graph in graphs.items()}
     return forward, {name: training[name] for name in steps}, functions
 
 
 def by_function(graph: TrainingGraph, solver: Solver) -> Seconds:
-    """Forward and backward of one step, summed over the functions of each name."""
+    """Seconds of the forward and the backward pass of one step, summed by function name."""
     seconds: Seconds = defaultdict(float)
     started = [0.0]
 
@@ -172,15 +178,15 @@ def by_function(graph: TrainingGraph, solver: Solver) -> Seconds:
     return seconds
 
 
-def in_turn(names: Iterable[str], turn: int) -> Iterator[str]:
-    """All names, another one first each turn: a slow moment, or what the one before left behind, meets all."""
+def rotated(names: Iterable[str], turn: int) -> Iterator[str]:
+    """All names. Each turn starts with another one, so that the order does not favour a variant."""
     order = list(names)
     for place in range(len(order)):
         yield order[(place + turn) % len(order)]
 
 
-def draw_batch(config: Config, codec: Codec) -> Batch:
-    """One drawn picture with its targets."""
+def make_batch(config: Config, codec: Codec) -> Batch:
+    """A batch of one image with its targets."""
     picture, shapes = draw_picture(np.random.default_rng(0), config.input.height, config.input.width)
     annotation = Annotation.of([shape.box_image for shape in shapes], [shape.label for shape in shapes])
     targets = {name: np.zeros(shape, np.float32) for name, shape in codec.target_shapes().items()}
@@ -190,7 +196,7 @@ def draw_batch(config: Config, codec: Codec) -> Batch:
 
 
 def report(forward: Seconds, training: dict[str, Seconds], functions: dict[str, Seconds]) -> None:
-    """Times, and how many times faster than NNabla's own functions."""
+    """Print the times, and the speed-up over NNabla's functions."""
     print(f"\n{'inference':<28} {'ms':>8}  {'faster':>7}")
     for name, seconds in forward.items():
         print(f"{name:<28} {1000 * seconds:8.1f}  {forward['nnabla'] / seconds:5.2f} x")

@@ -25,7 +25,7 @@ def no_parameters_left() -> Iterator[None]:
 
 
 def _clear_parameters() -> None:
-    if "nnabla" in sys.modules:  # tests of the numpy rooms need not pay for its import
+    if "nnabla" in sys.modules:  # tests of the NumPy modules do not import it
         sys.modules["nnabla"].clear_parameters()
 
 
@@ -47,11 +47,11 @@ def golden() -> Callable[[str], dict[str, Any]]:
 def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """mpirun(2, "script.py", "argument", ..., timeout=60): the finished job, its output as text.
 
-    The ranks import the package from src. Skips the test where there is no mpirun."""
+    The ranks import the package from src and shared test modules from tests. Skips the test where there is no mpirun."""
     beside_python = Path(sys.executable).parent / "mpirun"
     command = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         # More ranks than cores, in the words of Open MPI 4 and of 5.

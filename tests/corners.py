@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of CornerNet and of keypoint triplets share."""
+"""Helpers of the tests of CornerNet and of keypoint triplets."""
 
 import networks
 import nnabla as nn
@@ -8,12 +8,12 @@ import numpy as np
 from pointdet.geometry import View
 from pointdet.ops.layers import Mode
 
-# Where the published clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
+# Where the published code clamps a probability to [1e-4, 1 - 1e-4], its gradient is 0. Ours is not.
 CLAMP = float(np.log((1 - 1e-4) / 1e-4))
 
 
 def encoded(codec, annotation):
-    """Targets, starting from garbage, and the number of objects left out."""
+    """Targets in arrays with arbitrary content, and the number of objects that exceeded max_objects."""
     targets = {name: np.full(shape, np.nan, np.float32) for name, shape in codec.target_shapes().items()}
     left_out = codec.encode(annotation, targets)
     return targets, left_out
@@ -37,7 +37,7 @@ def push_constant(mask):
 
 
 def placed(gathered, height=12, width=14):
-    """Maps (B, K, h, w) that hold (B, M, K), object after object, in their first cells."""
+    """Maps (B, K, h, w) whose first cells have the values (B, M, K), one object after another."""
     batch, objects, channels = gathered.shape
     maps = np.zeros((batch, channels, height * width), np.float32)
     maps[..., :objects] = gathered.swapaxes(1, 2)
@@ -45,14 +45,14 @@ def placed(gathered, height=12, width=14):
 
 
 def first_cells(maps, objects):
-    """The way back."""
+    """The inverse of the function above."""
     return maps.reshape(*maps.shape[:2], -1)[..., :objects].swapaxes(1, 2)
 
 
 def assert_published_pooling(arrays, entries, system, module, kernels, build, name_of):
-    """A pooling module against its golden arrays, in evaluation and in training.
+    """Compare a pooling module with its golden arrays, in evaluation and in training.
 
-    build: of input and mode, below the scope of its keypoint; name_of: published key -> our path.
+    build(input, mode) builds it in the scope of its keypoint; name_of: published key -> our path.
     """
     nn.clear_parameters()
     rng, names = np.random.default_rng(0), {key: name_of(key) for key, _ in entries}
@@ -65,10 +65,11 @@ def assert_published_pooling(arrays, entries, system, module, kernels, build, na
         y = build(x, Mode(training, kernels=kernels))
         parameters = nn.get_parameters(grad_only=False)
         assert set(values) == set(parameters)
-        learnt = ("p1_conv1.conv.weight", "conv2.bn.weight") if training else ()
-        read = {"gx": x, **{f"g_{key}": parameters[names[key]] for key in learnt}}
+        compared = ("p1_conv1.conv.weight", "conv2.bn.weight") if training else ()
+        read = {"gx": x, **{f"g_{key}": parameters[names[key]] for key in compared}}
 
-        # A millionth more or less of the input turns ReLUs and maxima that lie at their kink, and so does rounding.
+        # Some ReLUs and maxima are so close to their kink that rounding switches them. A change of the input by 1e-6
+        # switches them too: the golden gradient must be within the range of the gradients of such inputs.
         step = 1e-6 * np.abs(arrays["x"]).max()
         moved = [np.float32(arrays["x"] + step * rng.standard_normal(x.shape)) for _ in range(8)]
         found = {name: [] for name in read}
@@ -95,7 +96,7 @@ def assert_published_pooling(arrays, entries, system, module, kernels, build, na
 
 
 def assert_among(found, expected):
-    """Every value lies between those of the gradients `found`, (passes, ...), which for most values are one."""
+    """Every value is within the range of the gradients `found` (passes, ...). For most values all of them agree."""
     least, most = found.min(axis=0), found.max(axis=0)
     largest = np.abs(expected).max()
     assert np.mean(most - least <= 1e-3 * largest) > 0.7

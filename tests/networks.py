@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole networks against golden outputs; their weights follow a formula, so that none are stored."""
+"""Whole networks against golden outputs. A formula gives their weights, so that no weights are stored."""
 
 import zlib
 from typing import Any
@@ -9,11 +9,11 @@ import nnabla.functions as F
 import numpy as np
 import numpy.typing as npt
 
-from pointdet.config.schema import Config, Dataset
+from pointdet.config.schema import Config, DatasetConfig
 from pointdet.detectors import catalogue
 from pointdet.ops.layers import Mode
 
-# Of `assert_golden`. Most networks come within 1e-5; two channels exchanged in a layer make 1e-3 and more.
+# Bounds of `assert_golden`. Most networks differ by 1e-5. Two exchanged channels of a layer make 1e-3 and more.
 FLOOR, NOISES, CEILING = 1e-4, 4, 1e-3
 
 
@@ -97,11 +97,11 @@ def hrnet_parameters(channels: int) -> dict[str, list[int]]:
 
 
 def config(**sections):
-    return Config(dataset=Dataset(dataset="x", format="coco"), **sections)
+    return Config(dataset=DatasetConfig(dataset="x", format="coco"), **sections)
 
 
 def graph(detector, x, mode):
-    """The raw outputs of every stack, to be run, for an input (B, 3, H, W) that already is normalised."""
+    """The graph of the raw outputs of every stack, for a normalised input (B, 3, H, W)."""
     images = nn.Variable.from_numpy_array(x.transpose(0, 2, 3, 1))
     colour = nn.Variable.from_numpy_array(np.broadcast_to(np.eye(3, 4, dtype=np.float32), (len(x), 3, 4)))
     return detector.outputs(images, colour, mode, nn.get_current_context(), every_stack=True)
@@ -123,7 +123,7 @@ def _values(stacks):
 
 
 def _compared(array, golden, name):
-    """Part -> (values, golden values): the whole map, or what is stored of it."""
+    """Part -> (values, golden values): the whole map, or its stored parts."""
     if name in golden:
         return {name: (array, golden[name])}
     parts = {
@@ -136,11 +136,11 @@ def _compared(array, golden, name):
 
 
 def assert_golden(detector, golden, mode, names):
-    """The outputs of every stack for golden["x"] are the stored ones; returns them.
+    """Assert that the outputs of every stack for golden["x"] are the stored ones. Returns the outputs.
 
-    names: output -> golden name, with {} for the number of the stack. The bound, relative to the largest value, is
-    `FLOOR`, or for a network that doubles rounding errors from layer to layer `NOISES` times its own noise: how far
-    the outputs go where the input moves by its last bit. It never is more than `CEILING`.
+    names: output -> golden name, with {} for the number of the stack. The bound is relative to the largest value. It
+    is `FLOOR` or, for a network that amplifies rounding errors, `NOISES` times its noise: the change of the outputs
+    when the input changes by a relative 1e-7. It is never more than `CEILING`.
     """
     x = golden["x"]
     stacks = run_stacks(detector, x, mode)
@@ -167,7 +167,7 @@ def assert_golden(detector, golden, mode, names):
 
 
 def distance(found, expected):
-    """The largest difference over the largest value."""
+    """The largest difference, divided by the largest value."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
@@ -181,12 +181,12 @@ def assert_layouts_agree(model):
         detector = catalogue.build(config(model=model, mixed_precision={"channel_last": channel_last}), 3)
         stacks = graph(detector, x, Mode(training=True, channel_last=channel_last))
         loss = sum(F.sum(o * o) for outputs in stacks for o in outputs.values())
-        for parameter in detector.parameters(learnt_only=True).values():
+        for parameter in detector.parameters(trainable_only=True).values():
             parameter.grad.zero()
         loss.forward()
         loss.backward()
         found = {}
-        for name, parameter in detector.parameters(learnt_only=True).items():
+        for name, parameter in detector.parameters(trainable_only=True).items():
             grad = parameter.g.copy()
             four = channel_last and grad.ndim == 4
             found[name] = (grad.transpose(0, 3, 1, 2) if four else grad).ravel()

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn pictures: boxes where they belong, labels within the image, light where the heatmap peaks."""
+"""Positions of drawn boxes, labels within the image, heatmaps, contact sheets."""
 
 import numpy as np
 import pytest
 
 from pointdet.drawing import (
-    IGNORED,
     PALETTE,
     class_colour,
     contact_sheet,
-    draw_annotation,
     draw_detections,
     draw_heatmap,
 )
-from pointdet.structures import Annotation, Detections
+from pointdet.structures import Detections
 
 NAMES = ["cat", "dog"]
 
@@ -23,7 +21,9 @@ def grey(height=240, width=320, value=90):
 
 
 def make_detections(boxes, labels, scores):
-    return Detections(np.array(boxes, np.float32), np.array(labels, np.int64), np.array(scores, np.float32))
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), np.array(scores, np.float32)
+    )
 
 
 def test_class_colours_are_fixed_and_differ():
@@ -39,10 +39,10 @@ def test_box_is_drawn_in_its_colour_on_a_copy():
     assert (image == 90).all()
     for y, x in [(120, 100), (120, 200), (180, 150), (60, 190)]:
         assert tuple(drawn[y, x]) == class_colour(1)
-    assert (drawn[64:176, 104:196] == 90).all()  # nothing within
+    assert (drawn[64:176, 104:196] == 90).all()  # the inside is not drawn
     assert (drawn[190:] == 90).all()
-    plate = (drawn[40:60, 98:160] == class_colour(1)).all(axis=2)
-    assert plate.mean() > 0.3 and (drawn[40:60, 98:160] < 30).all(axis=2).any()  # dark letters on it
+    label = (drawn[40:60, 98:160] == class_colour(1)).all(axis=2)
+    assert label.mean() > 0.3 and (drawn[40:60, 98:160] < 30).all(axis=2).any()  # dark letters
 
 
 def test_detections_below_the_threshold_are_left_out():
@@ -52,7 +52,7 @@ def test_detections_below_the_threshold_are_left_out():
     assert (draw_detections(grey(), found, NAMES, 0.5) == 90).all()
 
 
-def test_the_better_label_lies_on_top():
+def test_the_label_of_the_better_detection_is_on_top():
     found = make_detections([[50, 60, 200, 180], [52, 60, 200, 180]], [0, 1], [0.9, 0.5])
     strip = draw_detections(grey(), found, NAMES, 0.3)[45:58, 50:100]
     same = [(strip == class_colour(label)).all(axis=2).sum() for label in (0, 1)]
@@ -63,49 +63,37 @@ def test_the_better_label_lies_on_top():
     "box",
     [[-50, -40, 30, 20], [300, 230, 400, 300], [-1e9, -1e9, 1e9, 1e9], [310, 0, 319, 5], [5, 236, 9, 239]],
 )
-def test_label_lies_within_the_image(box):
-    # The plate is one block of the class colour as wide as for a box in the middle, wherever the box is.
-    def plate_pixels(where):
+def test_label_is_within_the_image(box):
+    # For every position of the box the label has the size of that of a box in the middle.
+    def label_pixels(where):
         drawn = draw_detections(grey(), make_detections([where], [0], [0.9]), NAMES, 0.3)
         return (drawn == class_colour(0)).all(axis=2).sum(), (drawn < 50).all(axis=2).sum()
 
-    middle, outside = plate_pixels([150, 100, 152, 102]), plate_pixels(box)
+    middle, outside = label_pixels([150, 100, 152, 102]), label_pixels(box)
     assert outside[1] >= 0.9 * middle[1] > 10  # all its letters
     assert outside[0] >= 0.8 * middle[0]
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (40, 600), (1500, 2000)])
-def test_every_size_of_image_is_drawn_on(height, width):
+def test_images_of_every_size(height, width):
     drawn = draw_detections(grey(height, width), make_detections([[2, 2, 6, 6]], [0], [0.9]), NAMES, 0.3)
     assert drawn.shape == (height, width, 3) and (drawn != 90).any()
 
 
-def test_ignored_objects_are_grey():
-    annotation = Annotation(
-        np.array([[20, 60, 80, 180], [120, 60, 200, 180]], np.float32),
-        np.array([0, 1]),
-        np.array([False, True]),
-        np.zeros(2, np.float32),
-    )
-    drawn = draw_annotation(grey(), annotation, NAMES)
-    assert tuple(drawn[120, 20]) == class_colour(0)
-    assert tuple(drawn[120, 120]) == IGNORED
+def test_no_detections():
+    assert (draw_detections(grey(), make_detections([], [], []), NAMES, 0.3) == 90).all()
 
 
-def test_nothing_to_draw():
-    assert (draw_annotation(grey(), Annotation.of([], []), NAMES) == 90).all()
-
-
-def test_heatmap_shines_at_the_pixel_of_its_cell():
+def test_heatmap_is_brightest_at_the_pixel_of_its_cell():
     heatmap = np.zeros((2, 16, 24), np.float32)
     heatmap[1, 5, 9] = 1.0
     drawn = draw_heatmap(grey(64, 96), heatmap)
     light = drawn.astype(int).sum(axis=2)
     assert np.unravel_index(light.argmax(), light.shape) == (20, 36)
-    assert (drawn[40:, :20] == round(0.55 * 90)).all()  # darker where nothing is
+    assert (drawn[40:, :20] == round(0.55 * 90)).all()  # dark elsewhere
 
 
-def test_contact_sheet_holds_every_image_whole():
+def test_contact_sheet_contains_all_images():
     images = [grey(40, 60, value) for value in (50, 100, 150)] + [grey(20, 30, 200)]
     sheet = contact_sheet(images, 3)
     assert sheet.shape == (2 * 40 + 3 * 4, 3 * 60 + 4 * 4, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views move image and boxes alike and bring boxes home; overlaps against loops."""
+"""Views of images and boxes, and their inverse; IoU against loops."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def random_boxes(count, seed=0, side=100.0):
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_boxes_come_home(view):
+def test_boxes_to_image_is_the_inverse_of_boxes_to_input(view):
     boxes = random_boxes(50)
-    there = view.boxes_to_input(boxes)
-    assert there.dtype == np.float32
-    assert (there[:, 2:] > there[:, :2]).all()
-    np.testing.assert_allclose(view.boxes_to_image(there), boxes, atol=1e-4)
+    boxes_input = view.boxes_to_input(boxes)
+    assert boxes_input.dtype == np.float32
+    assert (boxes_input[:, 2:] > boxes_input[:, :2]).all()
+    np.testing.assert_allclose(view.boxes_to_image(boxes_input), boxes, atol=1e-4)
     assert view.boxes_to_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_image_and_boxes_move_alike(view):
-    x, y = 36.25, 66.5  # a soft spot seen by all views
+def test_image_and_boxes_have_the_same_transform(view):
+    x, y = 36.25, 66.5  # a blurred spot inside all views
     columns, rows = np.meshgrid(np.arange(140), np.arange(90))
     spot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 3.0**2)) * 250
     warped = view.warp(np.repeat(spot[..., None], 3, axis=2).astype(np.uint8))
@@ -58,7 +58,7 @@ def test_input_images_are_golden(name):
     view = {"fix": View.fit(75, 110, 128, 128), "keep": View.keep(75, 110)}[name]
     warped = view.warp(GOLDEN_VIEWS["image"])
     difference = np.abs(warped.astype(int) - GOLDEN_VIEWS[name])
-    assert difference.max() <= 2  # OpenCV's versions round the last bit differently
+    assert difference.max() <= 2  # versions of OpenCV round differently
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64), (96, 96)])
@@ -79,7 +79,7 @@ def test_fit_shows_the_whole_image_as_large_as_possible(image_size, height, widt
     ("image_size", "settings", "size"),
     [
         ((75, 110), {}, (96, 128)),
-        ((96, 127), {}, (128, 128)),  # a side that is a multiple grows by one more
+        ((96, 127), {}, (128, 128)),  # a side that is a multiple is padded to the next one
         ((75, 110), {"multiple": 128}, (128, 128)),
         ((90, 180), {"multiple": 128, "short": (1, 1)}, (127, 255)),
         ((127, 128), {"multiple": 128, "short": (1, 1)}, (127, 255)),
@@ -115,8 +115,8 @@ def test_a_mirrored_view_mirrors_pixels_and_swaps_the_sides_of_boxes():
     np.testing.assert_array_equal(view.boxes_to_image(view.boxes_to_input(boxes)), boxes)
 
 
-def test_a_box_of_negative_width_stays_one():
-    # A network may give one; to turn it around would make a detection of it that nobody predicted.
+def test_a_box_of_negative_width_keeps_it():
+    # A network can predict one. Swapping its sides would make it a valid detection.
     inverted = np.array([[30, 20, 10, 50]], np.float32)
     for view in VIEWS.values():
         for boxes in (view.boxes_to_input(inverted), view.boxes_to_image(inverted)):
@@ -124,7 +124,7 @@ def test_a_box_of_negative_width_stays_one():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_only_what_the_image_reaches_is_computed(seed):
+def test_only_pixels_covered_by_the_image_are_computed(seed):
     rng = np.random.default_rng(seed)
     image = GOLDEN_VIEWS["image"]
     for _ in range(20):
@@ -133,7 +133,7 @@ def test_only_what_the_image_reaches_is_computed(seed):
         matrix = np.array([[view.scale_x, 0, view.shift_x], [0, view.scale_y, view.shift_y]])
         expected = cv2.warpAffine(image, matrix, (96, 64), flags=cv2.INTER_LINEAR)
         warped = view.warp(image, np.full((64, 96, 3), 7, np.uint8))
-        # OpenCV rounds the place of a pixel to 1/32, here from another origin.
+        # OpenCV rounds the position of a pixel to 1/32, here from another origin.
         difference = np.abs(warped.astype(int) - expected)
         assert difference.max() <= 8 and difference.mean() < 0.5
         rows, columns = view.reach(*image.shape[:2])
@@ -142,7 +142,7 @@ def test_only_what_the_image_reaches_is_computed(seed):
         assert not expected[outside].any()
 
 
-def test_far_from_the_image_all_is_black():
+def test_view_far_from_the_image_is_black():
     view = View.centred((9000, 9000), 1.0, 64, 96)
     assert not view.warp(GOLDEN_VIEWS["image"], np.full((64, 96, 3), 7, np.uint8)).any()
 
@@ -163,7 +163,7 @@ def test_reduction(scale, size, expected):
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("reduction", [2, 4, 8])
-def test_a_reduced_image_lies_where_the_image_lay(reduction, mirrored):
+def test_view_of_a_reduced_image_equals_that_of_the_image(reduction, mirrored):
     y, x = np.mgrid[:256, :320]
     image = np.stack([x * 0.7, y * 0.9, 120 + 50 * np.sin(x / 40)], axis=2)
     means = image.reshape(256 // reduction, reduction, 320 // reduction, reduction, 3).mean((1, 3))
@@ -186,7 +186,7 @@ def test_warp_writes_in_place():
 
 
 @pytest.mark.parametrize("border", [0.0, 1.0])
-def test_overlaps_are_those_of_plain_loops(border):
+def test_overlaps_equal_a_loop(border):
     boxes, others = random_boxes(12, seed=1), random_boxes(9, seed=2)
     result = overlaps(boxes, others, border)
     assert result.shape == (12, 9)
@@ -200,10 +200,10 @@ def test_overlaps_are_those_of_plain_loops(border):
             assert result[i, j] == pytest.approx(width * height / (area_a + area_b - width * height))
 
 
-def test_overlaps_of_points_and_of_nothing():
+def test_overlaps_of_points_and_of_no_boxes():
     point = np.array([[3, 3, 3, 3]], np.float32)
-    nothing = np.zeros((0, 4), np.float32)
+    no_boxes = np.zeros((0, 4), np.float32)
     assert overlaps(point, point).tolist() == [[0]]
     assert overlaps(point, point, border=1.0).tolist() == [[1]]
-    assert overlaps(nothing, point).shape == (0, 1)
-    assert overlaps(point, nothing).shape == (1, 0)
+    assert overlaps(no_boxes, point).shape == (0, 1)
+    assert overlaps(point, no_boxes).shape == (1, 0)

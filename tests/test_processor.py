@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processor is told before NumPy is imported."""
+"""Environment variables for OpenBLAS and OpenMP."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ def cpuinfo(vendor="AuthenticAMD", family=26, flags=AVX512):
     return f"{one}\n{one.replace(': 0', ': 1')}"
 
 
-def test_a_processor_that_openblas_does_not_know():
+def test_amd_family_that_openblas_does_not_know():
     assert settings(cpuinfo(), {}, 2) == {"OPENBLAS_CORETYPE": "SkylakeX"}
 
 
@@ -24,23 +24,23 @@ def test_a_processor_that_openblas_does_not_know():
     [cpuinfo(family=25), cpuinfo(vendor="GenuineIntel"), cpuinfo(flags={"avx2", "avx512f"}), ""],
     ids=["known", "Intel", "without AVX-512", "no Linux"],
 )
-def test_others_are_left_alone(text):
+def test_other_processors_need_no_variable(text):
     assert settings(text, {}, 2) == {}
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(16, "4"), (1, "1"), (2, "1")])
-def test_ranks_of_a_host_share_its_cores(cores, threads):
+def test_ranks_of_a_host_divide_its_cores(cores, threads):
     expected = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
     assert settings("", {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, cores) == expected
     assert settings("", {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, cores) == {}
 
 
-def test_what_the_user_set_stays():
+def test_variables_set_by_the_user_are_not_changed():
     given = {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMP_NUM_THREADS": "3", "OPENBLAS_CORETYPE": "Zen"}
     assert settings(cpuinfo(), given, 8) == {"OPENBLAS_NUM_THREADS": "4"}
 
 
-def test_it_is_done_before_numpy_comes():
+def test_variables_are_set_before_numpy_is_imported():
     program = "import os, sys, pointdet; print(os.environ['OMP_NUM_THREADS'], 'numpy' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment["OMPI_COMM_WORLD_LOCAL_SIZE"] = "4096"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a process runs, what it says when it cannot, and how it leaves."""
+"""The device and the ranks of a process, and the errors if they are not available."""
 
 import importlib.util
 import os
@@ -18,44 +18,17 @@ from pointdet.ops.cpu import onednn
 SRC = Path(__file__).parents[1] / "src"
 
 
-def ended(main):
-    """The status that the door ends with."""
-    with pytest.raises(SystemExit) as raised:
-        runtime.door(main)
-    return raised.value.code
-
-
-def raising(error):
-    def main():
-        raise error
-
-    return main
-
-
-def test_the_door(capfd):
-    assert ended(lambda: None) == 0
-    assert ended(lambda: 143) == 143
-    assert capfd.readouterr() == ("", "")
-    assert ended(raising(PointDetError("it is broken; mend it"))) == 2
-    assert capfd.readouterr() == ("", "error: it is broken; mend it\n")
-    assert ended(raising(KeyboardInterrupt())) == 130
-    assert capfd.readouterr() == ("", "interrupted\n")
-    assert ended(raising(BrokenPipeError())) == 141
-    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
-        runtime.door(raising(ZeroDivisionError()))
-
-
-def test_the_cpu():
+def test_cpu():
     here = runtime.start(cpu_kernels="blas")
     assert here.describe() == f"rank 0 of 1 on the CPU (blas kernels), NNabla {nn.__version__}"
     assert (here.kernels(half=False), here.kernels(half=True)) == ("blas", "nnabla")
     assert here.context().backend[0] == "cpu:float" and here.context(half=True).backend[0] == "cpu:half"
-    assert here.norm_context(half=True).backend[0] == "cpu:float"  # its half sums overflow
+    assert here.norm_context(half=True).backend[0] == "cpu:float"  # sums in half precision overflow
     assert not here.has_channel_last
 
 
 @pytest.mark.parametrize("installed", [False, True])
-def test_who_computes(monkeypatch, installed):
+def test_cpu_kernels(monkeypatch, installed):
     monkeypatch.setattr(onednn, "library_file", lambda: "libdnnl.so.3" if installed else None)
     assert runtime.start().cpu_kernels == ("onednn" if installed else "blas")
     assert runtime.start(cpu_kernels="nnabla").cpu_kernels == "nnabla"
@@ -70,7 +43,7 @@ def test_who_computes(monkeypatch, installed):
         runtime.start(cpu_kernels="onednn")
 
 
-def test_alone():
+def test_single_process():
     ranks = runtime.start().ranks
     assert (ranks.rank, ranks.size, ranks.local_rank) == (0, 1, 0)
     np.testing.assert_array_equal(ranks.sum(np.array([1.0, 2.0])), [1, 2])
@@ -81,7 +54,7 @@ def test_alone():
     np.testing.assert_array_equal(gradient.data, 1)
 
 
-def test_an_unknown_device():
+def test_unknown_device():
     with pytest.raises(PointDetError, match="unknown device 'tpu'; use cpu or cudnn"):
         runtime.start("tpu")
 
@@ -90,7 +63,7 @@ HAS_CUDA = importlib.util.find_spec("nnabla_ext.cudnn") is not None
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="there is a GPU extension")
-def test_no_gpu_is_no_reason_to_use_the_cpu():
+def test_missing_gpu_is_an_error():
     with pytest.raises(
         PointDetError, match="the GPU cannot be used .*; install nnabla-ext-cuda120"
     ) as raised:
@@ -98,11 +71,11 @@ def test_no_gpu_is_no_reason_to_use_the_cpu():
     assert "\n" not in str(raised.value)
 
 
-START = "from pointdet import runtime; runtime.door(lambda: print(runtime.start().ranks.size))"
+START = "from pointdet import runtime; from pointdet.programs.run import run_program; run_program(lambda: print(runtime.start().ranks.size))"
 
 
 def start_with(*paths, **variables):
-    """A process that starts the runtime in an environment of its own."""
+    """Start the runtime in a new process. paths: put before the sources. variables: added to the environment."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE"))
     }
@@ -117,13 +90,13 @@ def start_with(*paths, **variables):
     )
 
 
-def test_a_process_of_its_own_is_quiet():
+def test_start_prints_nothing():
     result = start_with()
     assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
 
 
 def test_mpirun_without_mpi4py(tmp_path):
-    """Each rank would train alone otherwise, and nobody would notice."""
+    """An error, because otherwise each rank would train a separate model without a warning."""
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").write_text("raise ImportError('libmpi.so: cannot open')")
     result = start_with(tmp_path, OMPI_COMM_WORLD_SIZE="2")
@@ -134,8 +107,8 @@ def test_mpirun_without_mpi4py(tmp_path):
     )
 
 
-def test_mpirun_of_another_mpi(tmp_path):
-    """Then every process is an MPI world of its own."""
+def test_mpirun_of_another_mpi():
+    """mpi4py then sees one rank in each process."""
     pytest.importorskip("mpi4py")
     result = start_with(PMI_SIZE="2")
     assert result.returncode == 2 and result.stdout == ""
@@ -143,7 +116,7 @@ def test_mpirun_of_another_mpi(tmp_path):
     assert "mpirun started 2 ranks, but MPI sees 1" in result.stderr
 
 
-def test_ranks_of_an_mpirun(tmp_path, mpirun):
+def test_communication_between_two_ranks(tmp_path, mpirun):
     script = tmp_path / "ranks.py"
     script.write_text(
         "import numpy as np, nnabla as nn\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft-NMS against golden tables, a plain loop over boxes, and numbers worked out by hand."""
+"""Soft-NMS against golden tables, a loop over boxes, and values calculated by hand."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pointdet.suppression import SoftNms
 CASES = {
     "gaussian": SoftNms(),
     "gaussian_sigma01": SoftNms(sigma=0.1),
-    "gaussian_thr": SoftNms(floor=0.2),
+    "gaussian_thr": SoftNms(score_threshold=0.2),
     "linear": SoftNms("linear"),
-    "linear03": SoftNms("linear", overlap=0.3),
+    "linear03": SoftNms("linear", iou_threshold=0.3),
     "hard": SoftNms("hard"),
     "merge_gaussian6": SoftNms(merge_exponent=6),
     "merge_gaussian8": SoftNms(merge_exponent=8),
@@ -33,14 +33,19 @@ THREE = np.array(
 
 
 def detections(rows, labels=None):
-    """Detections of rows x1 y1 x2 y2 score and corner scores; all of one class where no labels are given."""
+    """Detections of rows x1 y1 x2 y2 score and corner scores; of one class if no labels are given."""
     labels = np.zeros(len(rows), np.int64) if labels is None else labels
     return Detections(rows[:, :4], labels, rows[:, 4], rows[:, 5:])
 
 
 def published(suppress):
     return SoftNms(
-        suppress.decay, suppress.sigma, suppress.overlap, suppress.floor, suppress.merge_exponent, True
+        suppress.decay,
+        suppress.sigma,
+        suppress.iou_threshold,
+        suppress.score_threshold,
+        suppress.merge_exponent,
+        True,
     )
 
 
@@ -52,8 +57,8 @@ def random_rows(count, seed=0, side=60.0):
     return np.column_stack([boxes, corner_scores.mean(axis=1), corner_scores]).astype(np.float32)
 
 
-def plain(suppress, rows):
-    """Rows x1 y1 x2 y2 score as a loop over pairs gives them, for one class."""
+def reference(suppress, rows):
+    """Rows x1 y1 x2 y2 score for one class, from a loop over pairs."""
     rows, result = [row.astype(np.float64) for row in rows], []
     while rows:
         best = rows.pop(int(np.argmax([row[4] for row in rows])))
@@ -69,16 +74,16 @@ def plain(suppress, rows):
             iou = width * height / (sum(areas) - width * height)
             factor = {
                 "gaussian": np.exp(-(iou**2) / suppress.sigma),
-                "linear": 1 - iou if iou > suppress.overlap else 1.0,
-                "hard": 0.0 if iou > suppress.overlap else 1.0,
+                "linear": 1 - iou if iou > suppress.iou_threshold else 1.0,
+                "hard": 0.0 if iou > suppress.iou_threshold else 1.0,
             }[suppress.decay]
-            pull = (1 - factor) ** suppress.merge_exponent * row[[5, 5, 6, 6]]
-            sums, total = sums + row[:4] * pull, total + pull
+            weights = (1 - factor) ** suppress.merge_exponent * row[[5, 5, 6, 6]]
+            sums, total = sums + row[:4] * weights, total + weights
             row[4] *= factor
-            if row[4] >= suppress.floor:
+            if row[4] >= suppress.score_threshold:
                 left.append(row)
-        place = sums / total if suppress.merge_exponent else best[:4]
-        result.append([*place, best[4]])
+        box = sums / total if suppress.merge_exponent else best[:4]
+        result.append([*box, best[4]])
         rows = left
     return np.array(result)
 
@@ -98,7 +103,7 @@ def test_published_tables_are_reproduced(case, golden):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "merge" not in case])
-def test_what_the_published_routine_means_to_keep(case, golden):
+def test_kept_rows_of_published_tables_are_reproduced(case, golden):
     arrays = golden("soft_nms.npz")
     found = CASES[case](detections(arrays["boxes"]), 40)
     check(found, arrays[f"{case}/rows"][: arrays[f"{case}/kept"]])
@@ -106,20 +111,20 @@ def test_what_the_published_routine_means_to_keep(case, golden):
 
 @pytest.mark.parametrize("count", [1, 25, 200])
 @pytest.mark.parametrize("suppress", CASES.values(), ids=CASES)
-def test_equals_a_plain_loop(suppress, count):
+def test_equals_a_loop(suppress, count):
     rows = random_rows(60)
-    check(suppress(detections(rows), count), plain(suppress, rows), count)
+    check(suppress(detections(rows), count), reference(suppress, rows), count)
 
 
 @pytest.mark.parametrize("suppress", CASES.values(), ids=CASES)
-def test_classes_do_not_see_each_other(suppress):
+def test_classes_are_suppressed_separately(suppress):
     rows, labels = random_rows(90, seed=1), np.random.default_rng(2).integers(0, 4, 90)
-    alone = [plain(suppress, rows[labels == label]) for label in range(4)]
-    expected = np.concatenate(alone)
+    by_class = [reference(suppress, rows[labels == label]) for label in range(4)]
+    expected = np.concatenate(by_class)
     order = np.argsort(-expected[:, 4], kind="stable")[:50]
     found = suppress(detections(rows, labels), 50)
     check(found, expected[order])
-    np.testing.assert_array_equal(found.labels, np.repeat(range(4), [len(each) for each in alone])[order])
+    np.testing.assert_array_equal(found.labels, np.repeat(range(4), [len(each) for each in by_class])[order])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_classes_do_not_see_each_other(suppress):
         (SoftNms(merge_exponent=10), [11.89, 10, 51.8456, 48.1544]),
         (SoftNms(merge_exponent=10, published=True), [11.8063, 10, 51.8611, 48.1389]),
     ],
-    ids=["alone", "merged", "merged as published"],
+    ids=["not merged", "merged", "merged as published"],
 )
 def test_three_boxes(suppress, first):
     found = suppress(detections(THREE), 100)
@@ -139,13 +144,13 @@ def test_three_boxes(suppress, first):
 
 
 @pytest.mark.parametrize("is_published", [False, True])
-def test_nothing_and_one(is_published):
+def test_no_detection_and_one_detection(is_published):
     suppress = SoftNms(merge_exponent=10, published=is_published)
     assert len(suppress(detections(np.zeros((0, 7), np.float32)), 10)) == 0
     check(suppress(detections(THREE[:1]), 10), THREE[:1])
 
 
-def test_equal_scores_keep_their_order_and_the_input_its_values():
+def test_equal_scores_keep_their_order_and_the_input_is_unchanged():
     rows = np.tile(THREE[2], (5, 1))
     rows[:, [0, 2]] += 200 * np.arange(5)[:, None]
     found, before = detections(rows), rows.copy()
@@ -153,20 +158,20 @@ def test_equal_scores_keep_their_order_and_the_input_its_values():
     np.testing.assert_array_equal(rows, before)
 
 
-def test_corner_scores_are_needed_for_merging_only():
+def test_only_merging_requires_corner_scores():
     found = Detections(THREE[:, :4], np.zeros(3, np.int64), THREE[:, 4])
     assert len(SoftNms()(found, 3)) == 3
     assert SoftNms(published=True)(found, 3).scores[0] == np.float32(0.9)
 
 
-def test_low_scores_that_nothing_overlaps_stay():
+def test_low_scores_without_overlap_are_kept():
     rows = THREE.copy()
     rows[2, 4] = 1e-4
     assert SoftNms()(detections(rows), 3).scores[-1] == np.float32(1e-4)
 
 
 @pytest.mark.parametrize("is_published", [False, True])
-def test_boxes_without_area_neither_decay_nor_are_decayed(is_published):
+def test_boxes_without_area_do_not_decay_other_boxes_and_are_not_decayed(is_published):
     rows = np.repeat(THREE[:1], 4, axis=0)
     rows[1:, 2] = rows[1:, 0] - np.float32([[1], [1], [30]])[:, 0]
     rows[:, 4] = 0.9, 0.8, 0.7, 0.6

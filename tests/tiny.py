@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset, a configuration and a model small enough to train within a test."""
+"""A dataset, a configuration and a model that are small enough to train in a test."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import yaml
@@ -14,7 +15,7 @@ SIDE = 64
 CLASS_NAMES = tuple(OUTLINES)
 VALIDATION = 'dataset.val={"annotations": ["annotations/instances_val.json"], "images": "val"}'
 
-# What every test of "all networks" runs: a line for each backbone and each detector.
+# Overrides for tests of all networks: one entry for each backbone and each detector.
 NETWORKS = {
     "resnet": ("model.arch=resnet", "model.num_layers=18"),
     "resdcn": ("model.arch=resdcn", "model.num_layers=18"),
@@ -28,14 +29,14 @@ NETWORKS = {
 
 
 def draw(folder: Path, train: int = 8, val: int = 4) -> Path:
-    """A data folder of drawn images, 64 x 64."""
+    """A data folder with synthetic images of 64 x 64 pixels."""
     for seed, (split, count) in enumerate((("train", train), ("val", val))):
         draw_shapes(folder, count, seed, SIDE, SIDE, split)
     return folder
 
 
 def settings(data: Path) -> dict[str, dict[str, object]]:
-    """The configuration of a ResNet-18 of 8 to 64 channels, as the YAML file holds it; no validation images."""
+    """The YAML settings of a ResNet-18 with 8 to 64 channels, without validation images."""
     return {
         "dataset": {
             "dataset": "shapes",
@@ -67,13 +68,14 @@ def config(data: Path, *overrides: str) -> Config:
 
 
 def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES, runtime=None):
-    """A detector, on the CPU unless told, that answers to its images without having been trained.
+    """An untrained detector whose output depends on its images. `runtime`: the CPU by default.
 
-    Running statistics and biases are random too, so that none can be forgotten. Where deconvolutions are drawn so
-    small that only batch statistics make up for it, they are of the size that training gives them.
+    Running statistics and biases are random too, so that a test fails if one of them is not saved or used.
+    The initial values of some deconvolutions are so small that only batch statistics compensate for them;
+    they are scaled to the size of trained ones.
     """
     from pointdet.runtime import start
-    from pointdet.training.start import fresh
+    from pointdet.training.initial_parameters import fresh
 
     made = fresh(config, class_names, runtime or start())
     rng = np.random.default_rng(config.train.seed)
@@ -86,13 +88,26 @@ def model(config: Config, class_names: tuple[str, ...] = CLASS_NAMES, runtime=No
     return made
 
 
+def graph_of_running_statistics(model):
+    """A training graph that normalises with running statistics, so images of a batch do not influence each
+    other.
+
+    Only then does the sum of gradients over passes or ranks equal the gradient of the joined batch.
+    """
+    from pointdet.ops.layers import Mode
+    from pointdet.training import graph
+
+    with mock.patch.object(graph, "Mode", lambda **settings: Mode(**settings | {"training": False})):
+        return graph.TrainingGraph(model.config, model.detector, model.runtime)
+
+
 def parameters(model) -> dict[str, np.ndarray]:
-    """A copy of all parameters and statistics, float32."""
+    """A copy of all parameters and running statistics, float32."""
     return {name: np.array(v.d, np.float32) for name, v in model.detector.parameters().items()}
 
 
 def write_checkpoint(folder: Path, model) -> Path:
-    """What a trained model is restored from."""
+    """A checkpoint folder from which the model can be restored."""
     from pointdet.weights import checkpoint, h5_file
 
     arrays = {name: (array, True) for name, array in parameters(model).items()}

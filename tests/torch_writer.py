@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Persistent:
-    """What stands for a storage."""
+    """A placeholder for a storage."""
 
     identity: tuple
 
@@ -93,7 +93,7 @@ def pickled(value, dialect="python 3"):
 
 @dataclass
 class File:
-    """Storages by key, and the file of a content that lies in them; layout: "zip" (torch 1.6) or "legacy"."""
+    """Storages by key, and the file of content that uses them; layout: "zip" (torch 1.6) or "legacy"."""
 
     layout: str
     blocks: dict = field(default_factory=dict)  # key -> numbers
@@ -122,7 +122,7 @@ class File:
         return b"".join([*(pickled(value, dialect) for value in pickles), *blocks])
 
     def members(self, content, dialect="python 3", prefix="archive", byte_order="little"):
-        """Name -> bytes of all that lies in the zip file."""
+        """Name -> bytes of every member of the zip file."""
         members = {"data.pkl": pickled(content, dialect), "byteorder": byte_order.encode(), "version": b"3\n"}
         for key, numbers in self.blocks.items():
             ordered = numbers.astype(numbers.dtype.newbyteorder("<" if byte_order == "little" else ">"))

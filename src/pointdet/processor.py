@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How NumPy's BLAS and OpenMP use this processor; must speak before NumPy is imported. What the user set stays."""
+"""Environment variables for OpenBLAS and OpenMP.
+
+They have an effect only if they are set before NumPy is imported. Variables that the user has set are not
+changed.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,16 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-LAST_KNOWN_AMD_FAMILY = (
-    25  # to the OpenBLAS of NumPy 1.26; a later one it takes for a processor without AVX-512
-)
+# The newest AMD family that the OpenBLAS of NumPy 1.26 knows. On later ones it does not use AVX-512.
+LAST_KNOWN_AMD_FAMILY = 25
 
 
 def settings(cpuinfo: str, environment: Mapping[str, str], cores: int) -> dict[str, str]:
-    """Environment variables for this process.
+    """The variables to set for this process.
 
-    `cpuinfo`: the text of /proc/cpuinfo. `cores`: those that this process may run on. Ranks of one host share them:
-    mpirun binds two ranks to a core each, but more ranks to whole sockets.
+    cpuinfo: text of /proc/cpuinfo. environment: the current variables. cores: number of cores this process
+    may use. mpirun binds each of two ranks to one core, but more ranks to a socket, whose cores all ranks of
+    the host share.
     """
     wanted = {}
     fields = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
@@ -34,7 +38,7 @@ def settings(cpuinfo: str, environment: Mapping[str, str], cores: int) -> dict[s
 
 
 def prepare() -> None:
-    """Set them."""
+    """Set the variables of `settings` in the environment of this process."""
     cpuinfo = CPUINFO.read_text() if CPUINFO.is_file() else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.update(settings(cpuinfo, os.environ, cores))

@@ -1,49 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of the house: Annotation, Record, Dataset, Sample, Detections.
+"""The data structures of all packages: Annotation, Record, Dataset, Sample, Detections.
 
-Conventions, said once. Boxes are ``(N, 4) float32``, ``x1 y1 x2 y2``, absolute, in pixel coordinates whose integers
-are pixel centres, so that an affine matrix moves an image (OpenCV) and its boxes alike. Labels are ``(N,) int64``,
-0-based and contiguous; there is no background class. Images are ``(H, W, 3) uint8`` in OpenCV's order, BGR. Sizes are
-``height, width``. A box variable carries its frame: ``boxes_image`` (pixels of the file), ``boxes_input`` (pixels of
-the network's input), ``boxes_cells`` (cells of the heatmap).
+Boxes are ``(N, 4) float32``, ``x1 y1 x2 y2`` in absolute pixel coordinates. Integer coordinates are pixel
+centres, so that one affine matrix moves an image (OpenCV) and its boxes. Labels are ``(N,) int64``, 0-based
+and contiguous; there is no background class. Images are ``(H, W, 3) uint8`` in OpenCV's order, BGR. Sizes are
+``height, width``. The name of a variable with boxes states its frame: ``boxes_image`` (pixels of the file),
+``boxes_input`` (pixels of the network's input), ``boxes_cells`` (cells of the heatmap).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from pointdet.geometry import View
-
-Array = npt.NDArray[np.generic]
-Maps = dict[str, npt.NDArray[np.float32]]
-Batch = dict[str, npt.NDArray[Any]]  # of the loader: "image" is uint8, everything else float32
+from pointdet.arrays import AnyArray, BoolArray, Float32Array, Image, Int64Array
+from pointdet.geometry import View
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one image. The holder says in which frame the boxes are."""
+    """The objects of one image. The frame of the boxes is documented where an annotation is used."""
 
-    boxes: npt.NDArray[np.float32]  # (N, 4)
-    labels: npt.NDArray[np.int64]  # (N,)
-    ignore: npt.NDArray[np.bool_]  # (N,) COCO crowd or VOC difficult: neither demanded nor punished by AP
-    areas: npt.NDArray[np.float32]  # (N,) pixels^2 of the file; COCO's size classes use them
+    boxes: Float32Array  # (N, 4)
+    labels: Int64Array  # (N,)
+    ignore: BoolArray  # (N,) COCO crowd or VOC difficult: ignored in AP
+    areas: Float32Array  # (N,) pixels^2 of the file, for COCO's size classes
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, keep: Array) -> Annotation:
-        """The objects chosen by a boolean mask or an index array."""
+    def __getitem__(self, keep: AnyArray) -> Annotation:
+        """The objects that a boolean mask or an index array selects."""
         return Annotation(self.boxes[keep], self.labels[keep], self.ignore[keep], self.areas[keep])
 
     @staticmethod
     def of(boxes: Sequence[Sequence[float]], labels: Sequence[int]) -> Annotation:
-        """An annotation of plain lists; nothing is ignored, areas are the boxes' own."""
+        """An annotation from lists. No object is ignored; the areas are those of the boxes."""
         array = np.asarray(boxes, np.float32).reshape(-1, 4)
         return Annotation(
             boxes=array,
@@ -55,7 +49,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a dataset as its annotation file describes it; nothing is read yet."""
+    """One image of a dataset as described in the annotation file. The image itself is not read."""
 
     image_id: int
     image_path: str
@@ -71,7 +65,7 @@ class Dataset:
     name: str
     records: tuple[Record, ...]
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # the file's own id of each label; detections are written with these
+    category_ids: tuple[int, ...]  # id of each label in annotation files and files of detections
 
     def __len__(self) -> int:
         return len(self.records)
@@ -79,50 +73,47 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Sample:
-    """One augmented image, ready for the network apart from its colour.
+    """One augmented image whose colour augmentation is not yet applied.
 
-    The network sees ``colour[:, :3] @ pixel + colour[:, 3]`` with ``pixel`` = the BGR uint8 value: jitter, lighting
-    and normalisation are all affine in the pixel, so they travel as one (C, 4) matrix and cost the device next to
-    nothing. C is the number of input channels.
+    The network computes ``colour[:, :3] @ pixel + colour[:, 3]``, where ``pixel`` is the BGR uint8 value.
+    Jitter, lighting and normalisation are affine in the pixel, so that one (C, 4) matrix holds them and the
+    device applies them at almost no cost. C is the number of input channels.
     """
 
-    image: npt.NDArray[np.uint8]  # (H, W, 3)
-    colour: npt.NDArray[np.float32]  # (C, 4)
+    image: Image  # (H, W, 3)
+    colour: Float32Array  # (C, 4)
     annotation: Annotation  # boxes_input
-    view: View
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one image, best first. The holder says in which frame the boxes are."""
+    """The detected objects of one image, best first. The frame of the boxes is documented at each use."""
 
-    boxes: npt.NDArray[np.float32]  # (N, 4)
-    labels: npt.NDArray[np.int64]  # (N,)
-    scores: npt.NDArray[np.float32]  # (N,) in [0, 1]
-    corner_scores: npt.NDArray[np.float32] | None = (
-        None  # (N, 2) of a detector by corners: top left, bottom right
-    )
-    centres: Detections | None = None  # of a detector by triplets, to confirm boxes by: boxes without extent
+    boxes: Float32Array  # (N, 4)
+    labels: Int64Array  # (N,)
+    scores: Float32Array  # (N,) in [0, 1]
+    corner_scores: Float32Array | None = None  # (N, 2) top left, bottom right; corner detectors only
+    centres: Detections | None = None  # keypoints as boxes of size 0; keypoint triplets only
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, keep: Array | slice) -> Detections:
+    def __getitem__(self, keep: AnyArray | slice) -> Detections:
         corner_scores = None if self.corner_scores is None else self.corner_scores[keep]
         return Detections(self.boxes[keep], self.labels[keep], self.scores[keep], corner_scores, self.centres)
 
     def to_image(self, view: View) -> Detections:
-        """boxes_image, and centres alike, of boxes_input."""
+        """Convert boxes_input to boxes_image, also those of the centres."""
         centres = None if self.centres is None else self.centres.to_image(view)
         return replace(self, boxes=view.boxes_to_image(self.boxes), centres=centres)
 
     def best(self, count: int) -> Detections:
-        """The ``count`` detections of highest score, best first; equal scores keep their order."""
+        """The ``count`` detections with the highest scores, best first. Equal scores keep their order."""
         return self[np.argsort(-self.scores, kind="stable")[:count]]
 
     @staticmethod
     def join(parts: Sequence[Detections]) -> Detections:
-        """All detections of several lists, in the order given; with corner scores and centres where all parts have them."""
+        """Concatenate detections. The result has corner scores and centres if all parts have them."""
         corner_scores = [p.corner_scores for p in parts if p.corner_scores is not None]
         centres = [p.centres for p in parts if p.centres is not None]
         return Detections(
@@ -134,6 +125,4 @@ class Detections:
         )
 
 
-AtScales = Sequence[
-    tuple[float, Detections]
-]  # one image at each scale it is tested at, and what was found there
+AtScales = Sequence[tuple[float, Detections]]  # one image: each test scale with its detections

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Downloads Pascal VOC 2007 (trainval, test) and 2012 (trainval) into FOLDER/VOCdevkit. Can be started again.
+# Downloads Pascal VOC 2007 (trainval, test) and 2012 (trainval) to FOLDER/VOCdevkit. Resumes when run again.
 
 set -euo pipefail
 
@@ -8,12 +8,12 @@ usage() {
     cat <<'TEXT'
 usage: get_pascal_voc.sh FOLDER
 
-Downloads the three archives of Pascal VOC 2007 trainval and test and 2012 trainval (2.8 GB), checks their MD5 sums
-and unpacks them, so that FOLDER/VOCdevkit/VOC2007 and FOLDER/VOCdevkit/VOC2012 can be used with
+Downloads the three archives of Pascal VOC 2007 (trainval, test) and 2012 (trainval), 2.8 GB, checks their MD5 sums
+and unpacks them to FOLDER/VOCdevkit/VOC2007 and FOLDER/VOCdevkit/VOC2012. Then train with
 
     python src/main.py ctdet --data_dir FOLDER --train-config cfg/resnet_18_pascal_fp.yaml
 
-An interrupted download goes on where it stopped. The archives are deleted once unpacked; FOLDER needs 6 GB.
+Run the script again to resume an interrupted download. Archives are deleted after unpacking. FOLDER needs 6 GB.
 TEXT
 }
 
@@ -24,7 +24,7 @@ if [[ $# -ne 1 || $1 == -* ]]; then
 fi
 
 for tool in curl tar md5sum; do
-    command -v "$tool" >/dev/null || { echo "error: $tool is needed; install it" >&2; exit 1; }
+    command -v "$tool" >/dev/null || { echo "error: $tool is missing; install it" >&2; exit 1; }
 done
 
 folder=$1
@@ -50,7 +50,7 @@ fetch() { # PATH_ON_SERVER MD5
     fi
     if ! intact "$archive" "$2"; then
         rm "$archive"
-        echo "error: $archive arrived damaged (its MD5 sum is not $2) and was deleted; start again" >&2
+        echo "error: $archive is damaged (its MD5 sum is not $2) and was deleted; run this script again" >&2
         exit 1
     fi
     echo "$archive: unpacking"

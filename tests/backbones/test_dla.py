@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DLAv0-34 and DLA-34 with their head against the NNabla example and the official code; parameters; layouts."""
+"""DLAv0-34 and DLA-34 with head against the NNabla example and the official code; parameters; layouts."""
 
-import importlib.util
-from pathlib import Path
-
+import networks
 import nnabla as nn
 import numpy as np
 import pytest
@@ -15,15 +13,11 @@ from pointdet.ops.layers import Mode
 from pointdet.weights.fit import fit
 from pointdet.weights.naming.catalogue import official, to_ours
 
-spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
-networks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(networks)
-
 DLA = {"arch": "dlav0", "num_layers": 34, "head_channels": 256}
 
 
 def built(num_classes, channel_last=False, **model):
-    """The detector with its parameters made."""
+    """The detector with its parameters."""
     precision = {"channel_last": channel_last, "mixed_precision": channel_last}
     detector = catalogue.build(
         networks.config(model={**DLA, **model}, mixed_precision=precision), num_classes
@@ -97,19 +91,19 @@ def test_parameters_are_those_of_published_files(golden, channel_last):
 
 
 def test_parameter_count():
-    """Yu et al., 2018: 15.7 million with a classifier of 1000; the projections that nothing reads are not built."""
-    parameters = built(80).parameters(learnt_only=True)
+    """Yu et al., 2018: 15.7 million with 1000 classes. Projections whose output is not used are not built."""
+    parameters = built(80).parameters(trainable_only=True)
     base = sum(v.size for name, v in parameters.items() if name.startswith(("conv1/", "level")))
     assert base + 512 * 1000 + 1000 == 15_742_104
 
 
 def test_parameter_count_with_deformable_convolutions(golden):
-    """20.19 million for 80 classes; of these the ImageNet classifier and two projections serve for nothing."""
+    """20.19 million for 80 classes, with the classifier and two projections that are not used."""
     table = golden("networks_deformable.json")["dla34"]["parameters"]
-    learnt = [(key, shape) for key, shape in table if "running" not in key and "num_batches" not in key]
-    dead = ("base.level3.project.", "base.level4.project.", "base.fc.")
-    official = sum(np.prod(shape, dtype=int) for key, shape in learnt if not key.startswith(dead))
-    ours = sum(v.size for v in built(80, arch="dla").parameters(learnt_only=True).values())
+    trainable = [(key, shape) for key, shape in table if "running" not in key and "num_batches" not in key]
+    unused = ("base.level3.project.", "base.level4.project.", "base.fc.")
+    official = sum(np.prod(shape, dtype=int) for key, shape in trainable if not key.startswith(unused))
+    ours = sum(v.size for v in built(80, arch="dla").parameters(trainable_only=True).values())
     assert ours == official == 20_188_892 - 41_728 - 513_000
 
 
@@ -127,7 +121,7 @@ def test_gradients_do_not_depend_on_the_layout(arch):
     ],
 )
 @pytest.mark.parametrize("channel_last", [False, True])
-def test_upsampling_starts_bilinear(arch, name, row, channel_last):
+def test_initial_upsampling_is_bilinear(arch, name, row, channel_last):
     weights = built(2, channel_last, arch=arch, width=0.125).parameters()[f"{name}/deconv/W"].d
     kernel = np.outer(row, row) / 64
     kernels = weights[..., 0] if channel_last else weights[:, 0]
@@ -135,12 +129,12 @@ def test_upsampling_starts_bilinear(arch, name, row, channel_last):
 
 
 @pytest.mark.parametrize("arch", ["dlav0", "dla"])
-def test_there_is_one_depth(arch):
+def test_other_depths_are_refused(arch):
     with pytest.raises(PointDetError, match=f"{arch} has no depth 18; set it to 34"):
         built(2, arch=arch, num_layers=18)
 
 
-def test_both_begin_with_the_same_imagenet_parameters():
+def test_both_use_the_same_imagenet_parameters():
     files, bases = set(), []
     for arch in ("dlav0", "dla"):
         files.add(imagenet_files(networks.config(model={**DLA, "arch": arch}).model, channel_last=True)[0])

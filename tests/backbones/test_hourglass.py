@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hourglass-52 and -104 against the official code; parameter counts and names; sizes; stacks; layouts."""
 
-import importlib.util
 from itertools import pairwise
-from pathlib import Path
 
+import networks
 import nnabla as nn
 import numpy as np
 import pytest
@@ -13,19 +12,15 @@ from pointdet.backbones import hourglass
 from pointdet.backbones.catalogue import imagenet_files
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode, undrawn
+from pointdet.ops.layers import Mode, parameters_without_values
 from pointdet.weights.naming.catalogue import official
-
-spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
-networks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(networks)
 
 HOURGLASS = {"arch": "hourglass", "num_layers": 104, "head_channels": 256}
 TINY = {**HOURGLASS, "hourglass_levels": 2, "width": 0.0625, "head_channels": 8}
 
 
 def built(num_classes=2, **model):
-    """The detector with its parameters made."""
+    """The detector with its parameters."""
     settings = networks.config(model=model)
     detector = catalogue.build(settings, num_classes)
     detector.make_parameters(settings.model.granularity)
@@ -34,13 +29,13 @@ def built(num_classes=2, **model):
 
 @pytest.fixture(scope="module")
 def whole():
-    """Hourglass-104 for 80 classes: 191 million parameters, which nobody draws."""
-    with undrawn():
+    """Hourglass-104 for 80 classes: 191 million parameters without values."""
+    with parameters_without_values():
         return built(80, **HOURGLASS)
 
 
 def test_official_code(golden, whole):
-    """Its parameters; with them test_adopt.py compares its outputs."""
+    """The parameters. tests/conversion/test_import_published.py compares the outputs."""
     names = official(networks.config(model=HOURGLASS).model, "ctdet")
     table = golden("network_hourglass104.json")["parameters"]
     published = {names.ours(key): np.prod(shape) for key, shape in table}
@@ -48,11 +43,11 @@ def test_official_code(golden, whole):
 
 
 def test_parameter_counts(golden, whole):
-    """Of the published networks, part by part."""
-    learnt = {name: v.size for name, v in whole.parameters(learnt_only=True).items()}
+    """Counts of the parts of the published networks."""
+    trainable = {name: v.size for name, v in whole.parameters(trainable_only=True).items()}
 
     def count(*beginnings):
-        return sum(size for name, size in learnt.items() if name.startswith(beginnings))
+        return sum(size for name, size in trainable.items() if name.startswith(beginnings))
 
     assert count("conv1/", "res1/") == 938_112
     for stack in ("stack1", "stack2"):
@@ -69,11 +64,11 @@ def test_parameter_counts(golden, whole):
     assert count("stack2/merge/basicblock") == 1_180_672
     table = golden("network_hourglass104.json")["parameters"]
     published = sum(int(np.prod(shape)) for key, shape in table if ".running_" not in key)
-    assert sum(learnt.values()) == published == 191_284_008
+    assert sum(trainable.values()) == published == 191_284_008
 
 
-def test_one_stack_is_the_first_of_two():
-    """Its head's names are those of every detector with one stack."""
+def test_one_stack_has_the_parameters_of_the_first_of_two():
+    """Its head has no scope, as in every detector with one stack."""
     two = {name: v.shape for name, v in built(**TINY).parameters().items()}
     one = {name: v.shape for name, v in built(**{**TINY, "num_layers": 52}).parameters().items()}
     heads = ("stack1/hm_", "stack1/reg_", "stack1/wh_")
@@ -84,7 +79,7 @@ def test_one_stack_is_the_first_of_two():
 
 
 @pytest.mark.parametrize(("levels", "widths"), [(1, (256, 512)), (3, (256, 256, 384, 512))])
-def test_fewer_levels_keep_the_first_and_the_bottom(levels, widths):
+def test_fewer_levels_use_the_first_ones_and_the_bottom(levels, widths):
     parameters = built(**{**TINY, "hourglass_levels": levels, "width": 0.125}).parameters()
     assert f"stack1/level{levels + 1}/down/layer1/basicblock1/conv/W" not in parameters
     for level, (outer, inner) in enumerate(pairwise(widths), 1):
@@ -107,7 +102,7 @@ def test_sizes(levels, sides, cells):
     assert [feature.shape for feature in features] == [(1, 16, *cells)] * 2
 
 
-def test_drawn_as_pytorch_draws():
+def test_initial_values_have_the_distribution_of_pytorch():
     parameters = built(**{**TINY, "width": 0.25}).parameters()
     for scope in (
         "conv1",
@@ -125,8 +120,8 @@ def test_gradients_do_not_depend_on_the_layout():
     networks.assert_layouts_agree(TINY)
 
 
-def test_what_there_is_not():
+def test_unknown_depth_and_imagenet_parameters_are_refused():
     with pytest.raises(PointDetError, match="hourglass has no depth 34; choose one of 52, 104"):
         built(arch="hourglass", num_layers=34)
-    with pytest.raises(PointDetError, match="nobody trained the hourglass on ImageNet; set it to null"):
+    with pytest.raises(PointDetError, match="the hourglass has no published ImageNet parameters; set it"):
         imagenet_files(networks.config(model=HOURGLASS).model, False)

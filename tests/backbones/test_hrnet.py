@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HRNet against plain NumPy that reads the published parameters; sizes, counts, layouts, and that it learns."""
+"""HRNet against NumPy with the published parameter keys; sizes, counts, layouts, and a short training."""
 
 import networks
 import nnabla as nn
@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import tiny
 
-import main
 from pointdet.backbones.hrnet import hrnet
 from pointdet.data.catalogue import read_dataset
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.ops.layers import Mode
+from pointdet.programs import train
 from pointdet.runtime import start
 from pointdet.training.graph import TrainingGraph
+from pointdet.training.initial_parameters import fresh
 from pointdet.training.solver import Solver
-from pointdet.training.start import fresh
 from pointdet.weights.fit import fit
 from pointdet.weights.naming.catalogue import imagenet, to_ours
 
 
 class PlainHrNet:
-    """The trunk and the joined maps in float64, (C, H, W), from arrays under the published keys."""
+    """HRNet up to the concatenated map (C, H, W) in float64, from arrays with the published keys."""
 
     def __init__(self, arrays):
         self.arrays = arrays
@@ -61,7 +61,7 @@ class PlainHrNet:
         ]
 
     def fused(self, h, i, j, scope):
-        """Branch j for branch i."""
+        """Branch j, resampled for branch i."""
         if j > i:
             return np.kron(self.pair(h, scope), np.ones((1, 2 ** (j - i), 2 ** (j - i))))
         for k in range(i - j):
@@ -91,7 +91,7 @@ def relu(x):
 
 
 def bilinear(x, size):
-    """(C, h, w) -> (C, *size), one axis after the other."""
+    """(C, h, w) -> (C, *size)."""
     for axis, length in enumerate(size, 1):
         cells = np.arange(x.shape[axis]) + 0.5
         places = (np.arange(length) + 0.5) * x.shape[axis] / length
@@ -118,7 +118,7 @@ def test_plain_numpy(channel_last):
 
 @pytest.mark.parametrize(("channels", "count"), [(18, 9_562_260), (32, 29_305_536), (48, 65_325_120)])
 def test_parameter_counts(channels, count):
-    """Those of the official trunk; the feature map has 15 times the channels of the finest branch."""
+    """Counts of the official network. The feature map has 15 times the channels of the finest branch."""
     (feature,) = hrnet(nn.Variable((1, 3, 64, 32)), channels, 4, 1.0, Mode(False))
     assert feature.shape == (1, 15 * channels, 16, 8)
     assert sum(v.size for v in nn.get_parameters().values()) == count
@@ -136,12 +136,12 @@ def test_gradients_do_not_depend_on_the_layout():
     networks.assert_layouts_agree({"arch": "hrnet", "width": 0.25, "head_channels": 8})
 
 
-def test_learns(tmp_path):
-    """A narrow one, from scratch; at this size NNabla's own functions are the fastest."""
+def test_loss_decreases(tmp_path):
+    """A narrow network from scratch. At this size NNabla's own functions are the fastest."""
     settings = ("model.arch=hrnet", "model.width=0.25", "model.head_channels=16", "augment.crop=false")
     config = tiny.config(tiny.draw(tmp_path, train=2), *settings)
     model = fresh(config, tiny.CLASS_NAMES, start(cpu_kernels="nnabla"))
-    with main.loader(model, read_dataset(config.dataset, "train")) as loader:
+    with train.loader(model, read_dataset(config.dataset, "train")) as loader:
         (batch,) = ({name: a.copy() for name, a in batch.items()} for batch in loader.epoch(0))
     graph = TrainingGraph(config, model.detector, model.runtime)
     solver = Solver(config.train, config.mixed_precision, model.detector.parameters())
@@ -154,6 +154,6 @@ def test_learns(tmp_path):
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_other_numbers_are_refused():
+def test_other_depths_are_refused():
     with pytest.raises(PointDetError, match="hrnet has no depth 40; choose one of 18, 32, 48"):
         catalogue.build(networks.config(model={"arch": "hrnet", "num_layers": 40}), 2)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNets with their head against the NNabla example and the official code; parameters; layouts; depths."""
+"""ResNets with head against the NNabla example and the official code; parameters; layouts; depths."""
 
-import importlib.util
-from pathlib import Path
-
+import networks
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -18,9 +16,6 @@ from pointdet.ops.layers import Mode
 from pointdet.weights.fit import fit
 from pointdet.weights.naming.catalogue import official, to_ours
 
-spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "networks.py")
-networks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(networks)
 config, run = networks.config, networks.run
 
 
@@ -34,7 +29,7 @@ def assert_outputs(detector, arrays, mode, channel_last=False):
 def test_nnabla_example(golden, mode, channel_last):
     table, arrays = golden("networks.json")["sony18"], golden("network_sony18.npz")
     detector = catalogue.build(config(mixed_precision={"channel_last": channel_last}), 20)
-    run(detector, arrays["x"], channel_last)  # makes the parameters
+    run(detector, arrays["x"], channel_last)  # creates the parameters
     for key, shape in table["parameters"]:
         if key.startswith("fc/"):
             continue
@@ -107,12 +102,12 @@ def test_joined_head_convolution_equals_separate_ones():
     [("resnet", 18, 15.82), ("resnet", 101, 53.4), ("resdcn", 18, 14.44), ("resdcn", 101, 49.7)],
 )
 def test_parameter_counts(arch, depth, millions):
-    """The official code's counts for 80 classes; running statistics do not count."""
+    """Counts of the official code for 80 classes, without running statistics."""
     detector = catalogue.build(config(model={"arch": arch, "num_layers": depth}), 80)
     detector.outputs(
         nn.Variable((1, 32, 32, 3)), nn.Variable((1, 3, 4)), Mode(False), nn.get_current_context()
     )
-    count = sum(v.size for v in detector.parameters(learnt_only=True).values())
+    count = sum(v.size for v in detector.parameters(trainable_only=True).values())
     assert abs(count / 1e6 - millions) < 0.05
 
 
@@ -123,8 +118,8 @@ def test_stride_is_four(network, channels, depth):
     assert feature.shape == (1, channels, 24, 16)
 
 
-def test_deconvolutions_behind_deformable_convolutions_start_as_published():
-    """From every channel to the first one bilinear, all else uniform: the official code forgets its groups."""
+def test_initial_deconvolutions_of_resdcn_are_those_of_the_official_code():
+    """Bilinear to the first output channel, uniform to all others."""
     resdcn(nn.Variable((1, 3, 32, 32)), 18, 1, Mode(False))
     w = nn.get_parameters()["upsample3/deconv/W"].d
     row = np.array([1, 3, 3, 1]) / 4
@@ -133,7 +128,7 @@ def test_deconvolutions_behind_deformable_convolutions_start_as_published():
     assert 0.95 * bound < np.abs(w[:, 1:]).max() <= bound
 
 
-def test_width_keeps_multiples_of_eight():
+def test_scaled_channels_are_multiples_of_eight():
     assert [scaled(c, 0.3) for c in (64, 128, 256)] == [16, 40, 80]
     assert scaled(64, 0.01) == 8
 
@@ -144,7 +139,7 @@ def test_unknown_depth_names_the_known_ones():
 
 
 @pytest.mark.parametrize("arch", ["resnet", "resdcn"])
-def test_begins_as_the_same_imagenet_parameters(arch):
+def test_both_use_the_same_imagenet_parameters(arch):
     files = imagenet_files(config(model={"arch": arch}).model, channel_last=False)
     assert files == [
         "resnet18_nchw_imagenet.h5",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML -> overrides -> Config, and what a user is told about every kind of mistake."""
+"""YAML -> overrides -> Config, and the error message for every kind of mistake."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pointdet.config.load import dump, load
-from pointdet.config.schema import CornerNet, CtDet
+from pointdet.config.schema import CornerNetConfig, CtDetConfig
 from pointdet.errors import PointDetError
 
 MINIMAL = """\
@@ -24,7 +24,7 @@ train:
 
 @pytest.fixture
 def written(tmp_path):
-    """written(text): the path of a config file with that text."""
+    """written(text): the path of a configuration file with this text."""
 
     def write(text):
         path = tmp_path / "experiment.yaml"
@@ -34,8 +34,8 @@ def written(tmp_path):
     return write
 
 
-def sentence(path, overrides=()):
-    """What the user reads."""
+def error_message(path, overrides=()):
+    """The message of the error from `load`, which is one line."""
     with pytest.raises(PointDetError) as caught:
         load(path, overrides)
     message = str(caught.value)
@@ -53,7 +53,7 @@ def test_values_and_defaults(written):
     assert config.dataset.val is None
 
 
-def test_overrides_win_and_keep_their_types(written):
+def test_overrides_replace_values_and_keep_their_types(written):
     overrides = [
         "train.batch_size=8",
         "train.learning_rate.lr_steps=[3, 5]",
@@ -68,18 +68,18 @@ def test_overrides_win_and_keep_their_types(written):
     assert config.model.pretrained_model_dir is None
 
 
-def test_later_override_wins(written):
+def test_the_last_override_counts(written):
     assert load(written(MINIMAL), ["train.seed=1", "train.seed=2"]).train.seed == 2
 
 
-def test_dump_then_load_is_the_same(written):
+def test_dump_and_load_give_the_same_configuration(written):
     config = load(
         written(MINIMAL), ["augment.crop_scales=[0.5, 1]", "test.scales=[0.75, 1.25]", "train.seed=7"]
     )
     assert load(written(dump(config))) == config
 
 
-def test_frozen(written):
+def test_config_is_immutable(written):
     config = load(written(MINIMAL))
     with pytest.raises(ValidationError, match="frozen"):
         config.train.batch_size = 8
@@ -87,26 +87,29 @@ def test_frozen(written):
 
 def test_unknown_key_names_line_and_nearest(written):
     path = written(MINIMAL.replace("batch_size", "batchsize"))
-    assert sentence(path) == f"{path}, line 6: unknown key train.batchsize; did you mean batch_size?"
+    assert error_message(path) == f"{path}, line 6: unknown key train.batchsize; did you mean batch_size?"
 
 
 def test_unknown_key_of_an_inner_section(written):
     path = written(MINIMAL.replace("base_lr", "bas_lr"))
-    assert sentence(path) == f"{path}, line 8: unknown key train.learning_rate.bas_lr; did you mean base_lr?"
+    assert (
+        error_message(path)
+        == f"{path}, line 8: unknown key train.learning_rate.bas_lr; did you mean base_lr?"
+    )
 
 
-def test_a_detector_is_chosen_by_its_name(written):
+def test_the_detector_is_selected_by_its_name(written):
     config = load(written(MINIMAL))
-    assert config.detector == CtDet()
-    assert load(written(MINIMAL), ["detector.max_objects=5"]).detector == CtDet(max_objects=5)
+    assert config.detector == CtDetConfig()
+    assert load(written(MINIMAL), ["detector.max_objects=5"]).detector == CtDetConfig(max_objects=5)
     path = written(MINIMAL + "detector: {name: cornernet, top_k: 50}\n")
     config = load(path, ["detector.candidates=70"])
-    assert config.detector == CornerNet(top_k=50, candidates=70)
+    assert config.detector == CornerNetConfig(top_k=50, candidates=70)
     assert load(written(dump(config))) == config
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ("{name: cornernet, topk: 5}", "line 9: unknown key detector.topk; did you mean top_k?"),
         (
@@ -122,39 +125,46 @@ def test_a_detector_is_chosen_by_its_name(written):
         ("5", "line 9: detector: input should be a valid dict"),
     ],
 )
-def test_wrong_settings_of_a_detector(written, settings, told):
-    assert told in sentence(written(f"{MINIMAL}detector: {settings}\n"))
+def test_wrong_settings_of_a_detector(written, settings, expected):
+    assert expected in error_message(written(f"{MINIMAL}detector: {settings}\n"))
 
 
-def test_unknown_section_with_nothing_near_lists_what_there_is(written):
+def test_unknown_section_without_a_similar_name_lists_all_sections(written):
     path = written(MINIMAL + "qqqq: {}\n")
-    assert sentence(path).startswith(f"{path}, line 9: unknown key qqqq; known keys here: dataset, model, ")
+    assert error_message(path).startswith(
+        f"{path}, line 9: unknown key qqqq; known keys here: dataset, model, "
+    )
 
 
 def test_wrong_type_names_line_and_value(written):
     path = written(MINIMAL.replace("batch_size: 4", "batch_size: many"))
-    message = sentence(path)
+    message = error_message(path)
     assert message.startswith(f"{path}, line 6: train.batch_size: ")
     assert "integer" in message and message.endswith("(given: 'many')")
 
 
 def test_out_of_bounds(written):
-    message = sentence(written(MINIMAL.replace("batch_size: 4", "batch_size: 0")))
+    message = error_message(written(MINIMAL.replace("batch_size: 4", "batch_size: 0")))
     assert "line 6: train.batch_size: " in message and "greater than or equal to 1" in message
+
+
+def test_duplicate_key(written):
+    message = error_message(written(MINIMAL + "train: {seed: 1}\n"))
+    assert message == "experiment.yaml, line 9: the key train occurs twice; remove one"
 
 
 def test_missing_section(written):
     path = written("train: {batch_size: 4}\n")
-    assert sentence(path) == f"{path}: the key dataset is missing; add it"
+    assert error_message(path) == f"{path}: the key dataset is missing; add it"
 
 
-def test_missing_key_points_at_its_section(written):
+def test_missing_key_names_the_line_of_its_section(written):
     path = written("dataset:\n  dataset: toy\n")
-    assert sentence(path) == f"{path}, line 1: the key dataset.format is missing; add it"
+    assert error_message(path) == f"{path}, line 1: the key dataset.format is missing; add it"
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         (
             "train.batchsize=8",
@@ -167,61 +177,66 @@ def test_missing_key_points_at_its_section(written):
         ("train.learning_rate.lr_steps=[3", "the value is not valid YAML"),
     ],
 )
-def test_wrong_override(written, override, told):
-    assert told in sentence(written(MINIMAL), [override])
+def test_wrong_override(written, override, expected):
+    assert expected in error_message(written(MINIMAL), [override])
 
 
 def test_missing_file(tmp_path):
     path = tmp_path / "none.yaml"
     assert (
-        sentence(path)
+        error_message(path)
         == f"cannot read the config {path}: No such file or directory; give an existing YAML file"
     )
 
 
-def test_folder_is_no_file(tmp_path):
-    assert "Is a directory" in sentence(tmp_path)
+def test_folder_instead_of_a_file(tmp_path):
+    assert "Is a directory" in error_message(tmp_path)
 
 
 def test_invalid_yaml(written):
     path = written("dataset: {format: coco\n")
-    message = sentence(path)
+    message = error_message(path)
     assert message.startswith(f"{path} is not valid YAML: ") and "line 2" in message
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "just words\n", "- a\n- b\n"])
-def test_no_mapping(written, text):
+def test_file_without_settings(written, text):
     path = written(text)
-    assert sentence(path) == f"{path} holds no settings; it must be a mapping of sections such as `dataset:`"
+    assert (
+        error_message(path)
+        == f"{path} contains no settings; it must be a mapping of sections such as `dataset:`"
+    )
 
 
 def test_not_utf8(tmp_path):
     path = Path(tmp_path / "latin.yaml")
     path.write_bytes("dataset: {dataset: Gelände}\n".encode("latin-1"))
-    assert "UTF-8" in sentence(path)
+    assert "UTF-8" in error_message(path)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "expected"),
     [
         ("input.height", "500", "must be a multiple of 32 for resnet, not 500; set it to 480 or 512"),
         ("input.std", "[1, 0, 1]", "std must be positive"),
-        ("train.learning_rate.lr_steps", "[5, 3]", "lr_steps must rise"),
-        ("train.num_epochs", "3", "warmup_epochs (5) exceeds num_epochs (3)"),
+        ("train.learning_rate.lr_steps", "[5, 3]", "lr_steps must be strictly increasing"),
+        ("train.num_epochs", "3", "warmup_epochs (5) exceeds num_epochs (3); lower it"),
         ("train.learning_rate.base_lr", ".nan", "finite"),
         ("dataset.format", "yolo", "'coco' or 'voc'"),
         ("dataset.train.annotations", "[]", "at least 1 item"),
     ],
 )
-def test_values_that_cannot_be(written, key, value, told):
-    assert told in sentence(written(MINIMAL), [f"{key}={value}"])
+def test_invalid_values(written, key, value, expected):
+    assert expected in error_message(written(MINIMAL), [f"{key}={value}"])
 
 
-def test_published_triplets_need_the_centres_of_scale_1(written):
+def test_published_triplets_need_scale_1(written):
     settings = ["detector.name=triplet", "test.scales=[0.5, 2]"]
     load(written(MINIMAL), settings)
     settings.append("detector.published=true")
-    assert "takes centres from scale 1 alone; add 1 to test.scales" in sentence(written(MINIMAL), settings)
+    assert "uses the centres of scale 1 only; add 1 to test.scales" in error_message(
+        written(MINIMAL), settings
+    )
 
 
 HOURGLASS = ["model.arch=hourglass", "model.num_layers=104"]
@@ -235,13 +250,13 @@ HOURGLASS = ["model.arch=hourglass", "model.num_layers=104"]
         ([*HOURGLASS, "model.hourglass_levels=3"], (32, 96, 95)),
     ],
 )
-def test_sides_that_fit_the_backbone(written, settings, sides):
+def test_valid_input_sizes(written, settings, sides):
     for side in sides:
         load(written(MINIMAL), [*settings, f"input.height={side}", f"input.width={sides[0]}"])
 
 
 @pytest.mark.parametrize(
-    ("settings", "key", "side", "told"),
+    ("settings", "key", "side", "expected"),
     [
         (
             [],
@@ -264,5 +279,7 @@ def test_sides_that_fit_the_backbone(written, settings, sides):
         ),
     ],
 )
-def test_sides_that_do_not(written, settings, key, side, told):
-    assert sentence(written(MINIMAL), [*settings, f"{key}={side}"]).endswith(f"--set {key}={side}: {told}")
+def test_invalid_input_sizes(written, settings, key, side, expected):
+    assert error_message(written(MINIMAL), [*settings, f"{key}={side}"]).endswith(
+        f"--set {key}={side}: {expected}"
+    )

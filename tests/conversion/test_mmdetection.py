@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mmdetection's files: the same parameters as the official ones, fed RGB, with detections by its own arithmetic."""
+"""mmdetection's files: parameters, RGB input, and detections compared with its own computation."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from pointdet.config.schema import Model
-from pointdet.conversion.adopt import adopt_arrays
+from pointdet.config.schema import ModelConfig
+from pointdet.conversion.import_published import import_arrays
 from pointdet.inference.predictor import Predictor
-from pointdet.inference.restore import restore
+from pointdet.model.restore import restore
 from pointdet.ops.layers import Mode
 from pointdet.runtime import start
 from pointdet.weights.naming import cornernet, mmdetection
 from pointdet.weights.naming.catalogue import official
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB, as its configurations say
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB, from its configurations
 
 
-def spelt(key):
-    """A key of the official `resdcn_18` as mmdetection has it; None for the bias that it does without."""
+def mmdetection_key(key):
+    """A key of the official `resdcn_18` -> mmdetection's key; None for the bias, which it does not have."""
     head, *rest = key.split(".")
     if head == "deconv_layers":
         step, layer = divmod(int(rest[0]), 6)
@@ -36,30 +36,32 @@ def spelt(key):
 
 @pytest.fixture
 def theirs(golden):
-    """The formula's parameters of `resdcn_18` under mmdetection's keys."""
+    """The parameters of `resdcn_18` from the formula, by mmdetection's keys."""
     arrays = networks.published(golden("networks_deformable.json")["resdcn18"], "B")
-    return {name: array for key, array in arrays.items() if (name := spelt(key)) is not None}
+    return {name: array for key, array in arrays.items() if (name := mmdetection_key(key)) is not None}
 
 
-def test_the_parameters_are_the_official_ones(golden, theirs):
-    ours = adopt_arrays(networks.published(golden("networks_deformable.json")["resdcn18"], "B"), Path("x"))
-    adopted = adopt_arrays(theirs | {"backbone.bn1.num_batches_tracked": np.array(5.0)}, Path("x"))
-    assert adopted.system.title == "mmdetection's CenterNet" and not adopted.report.misfits
-    assert adopted.report.unused == ("backbone.bn1.num_batches_tracked",)
-    assert set(adopted.arrays) == set(ours.arrays)
+def test_parameters_are_the_official_ones(golden, theirs):
+    ours = import_arrays(networks.published(golden("networks_deformable.json")["resdcn18"], "B"), Path("x"))
+    published_weights = import_arrays(theirs | {"backbone.bn1.num_batches_tracked": np.array(5.0)}, Path("x"))
+    assert (
+        published_weights.system.title == "mmdetection's CenterNet" and not published_weights.report.misfits
+    )
+    assert published_weights.report.unused == ("backbone.bn1.num_batches_tracked",)
+    assert set(published_weights.arrays) == set(ours.arrays)
     for name, array in ours.arrays.items():
         wanted = np.zeros_like(array) if name.endswith("deform/conv/b") else array
-        np.testing.assert_array_equal(adopted.arrays[name], wanted, err_msg=name)
+        np.testing.assert_array_equal(published_weights.arrays[name], wanted, err_msg=name)
 
 
-def test_without_deformation(theirs):
-    """ResNet-18 with use_dcn false has convolutions where we have deformable ones; these then do the same."""
+def test_plain_convolutions(theirs):
+    """ResNet-18 with use_dcn false: our deformable convolutions compute the same as its plain ones."""
     plain = {key: array for key, array in theirs.items() if "conv_offset" not in key}
-    adopted = adopt_arrays(plain, Path("x"))
-    assert not adopted.report.misfits and adopted.config.model.arch == "resdcn"
+    published_weights = import_arrays(plain, Path("x"))
+    assert not published_weights.report.misfits and published_weights.config.model.arch == "resdcn"
     x = np.random.default_rng(0).standard_normal((1, 512, 5, 7)).astype(np.float32)
     w, b, offset_w, offset_b = (
-        nn.Variable.from_numpy_array(adopted.arrays[f"upsample1/deform/{name}"])
+        nn.Variable.from_numpy_array(published_weights.arrays[f"upsample1/deform/{name}"])
         for name in ("conv/W", "conv/b", "offset/conv/W", "offset/conv/b")
     )
     x = nn.Variable.from_numpy_array(x)
@@ -72,7 +74,7 @@ def test_without_deformation(theirs):
 
 
 def detections(maps, border, count):
-    """x1 y1 x2 y2 score label, best first, as mmdetection reads them from the maps of one image."""
+    """x1 y1 x2 y2 score label by descending score, as mmdetection decodes the maps of one image."""
     probability = 1 / (1 + np.exp(-maps["heatmap"][0].astype(np.float64)))
     around = np.pad(probability, ((0, 0), (1, 1), (1, 1)))
     height, width = probability.shape[1:]
@@ -86,10 +88,10 @@ def detections(maps, border, count):
     return np.column_stack([boxes, probability[labels, ys, xs], labels])
 
 
-def test_the_same_image_gives_the_same_detections(theirs, tmp_path):
-    """BGR file -> RGB, padded with zeros around the middle, 0 to 255 less the mean, by the standard deviation."""
+def test_detections_of_an_image(theirs, tmp_path):
+    """The image is padded with zeros on all sides, converted to RGB and normalised."""
     image = np.random.default_rng(1).integers(0, 256, (50, 71, 3), np.uint8)
-    adopt_arrays(theirs, Path("x")).save(tmp_path / "checkpoint")
+    import_arrays(theirs, Path("x")).save(tmp_path / "checkpoint")
     model = restore(tmp_path / "checkpoint", start())
     found = Predictor.of(model)(image)
 
@@ -107,22 +109,27 @@ def test_the_same_image_gives_the_same_detections(theirs, tmp_path):
 
 @pytest.mark.parametrize("stacks", [1, 2])
 def test_cornernet(golden, stacks):
-    """With one stack, mmdetection keeps a merge that nothing reads."""
+    """With one stack, mmdetection has merge layers that are not used."""
     table = golden("networks_cornernet.json")["hourglass104" if stacks == 2 else "simple52"]
-    names = official(Model(arch="hourglass", num_layers=52 * stacks), "cornernet")
-    source = names if stacks == 2 else names.respelt(*cornernet.SIMPLE)
-    spelling = names.respelt(*mmdetection.CORNERNET)
+    names = official(ModelConfig(arch="hourglass", num_layers=52 * stacks), "cornernet")
+    source = names if stacks == 2 else names.renamed(*cornernet.SIMPLE)
+    spelling = names.renamed(*mmdetection.CORNERNET)
     arrays = {
         spelling.published(source.ours(key)): np.broadcast_to(np.float32(0), shape)
         for key, shape in table["parameters"]
     }
     if stacks == 1:
         arrays["backbone.inters.0.conv1.weight"] = np.broadcast_to(np.float32(0), (256, 256, 3, 3))
-    adopted = adopt_arrays(arrays, Path("x.pth"))
-    assert adopted.system.title == "mmdetection's CornerNet" and not adopted.report.misfits
-    assert len(adopted.report.unused) == 2 - stacks
-    feeding = adopted.config.input
-    assert (feeding.height, feeding.width, feeding.colour_order) == (511, 511, "rgb")
-    np.testing.assert_allclose(np.array(feeding.mean) * 255, MEAN)
-    np.testing.assert_allclose(np.array(feeding.std) * 255, STD)
-    assert not adopted.config.detector.published and adopted.config.model.num_layers == 52 * stacks
+    published_weights = import_arrays(arrays, Path("x.pth"))
+    assert (
+        published_weights.system.title == "mmdetection's CornerNet" and not published_weights.report.misfits
+    )
+    assert len(published_weights.report.unused) == 2 - stacks
+    settings = published_weights.config.input
+    assert (settings.height, settings.width, settings.colour_order) == (511, 511, "rgb")
+    np.testing.assert_allclose(np.array(settings.mean) * 255, MEAN)
+    np.testing.assert_allclose(np.array(settings.std) * 255, STD)
+    assert (
+        not published_weights.config.detector.published
+        and published_weights.config.model.num_layers == 52 * stacks
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small datasets on disk."""
+"""Fixtures that write small datasets to disk."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def write_image() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def coco(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., schema.Dataset]:
-    """Writes two images a.jpg and b.jpg of 40 x 60 and the annotations given; returns the dataset section."""
+def coco(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., schema.DatasetConfig]:
+    """Writes images a.jpg and b.jpg, 40 x 60 pixels, and the given annotations. Returns the dataset section."""
 
-    def write(annotations: Sequence[dict[str, Any]], /, **changes: Any) -> schema.Dataset:
+    def write(annotations: Sequence[dict[str, Any]], /, **changes: Any) -> schema.DatasetConfig:
         for seed, name in enumerate(("a.jpg", "b.jpg")):
             write_image(tmp_path / "train" / name, seed=seed)
         content = {
@@ -42,11 +42,11 @@ def coco(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., sche
             "annotations": list(annotations),
         } | {key: value for key, value in changes.items() if key != "class_names"}
         (tmp_path / "train.json").write_text(json.dumps(content))
-        return schema.Dataset(
+        return schema.DatasetConfig(
             dataset="toy",
             format="coco",
             data_dir=str(tmp_path),
-            train=schema.Split(annotations=("train.json",), images="train"),
+            train=schema.SplitConfig(annotations=("train.json",), images="train"),
             class_names=changes.get("class_names"),
         )
 
@@ -54,10 +54,13 @@ def coco(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., sche
 
 
 @pytest.fixture
-def voc(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., schema.Dataset]:
-    """Writes VOC images of 40 x 60: stem -> XML inside <annotation>, all listed in trainval.txt."""
+def voc(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., schema.DatasetConfig]:
+    """Writes VOC images of 40 x 60 pixels from `files`, stem -> content of <annotation>. Default list:
+    trainval.txt with all of them. Returns the dataset section."""
 
-    def write(files: dict[str, str], lists: dict[str, str] | None = None, **keys: Any) -> schema.Dataset:
+    def write(
+        files: dict[str, str], lists: dict[str, str] | None = None, **keys: Any
+    ) -> schema.DatasetConfig:
         for folder in ("Annotations", "ImageSets/Main"):
             (tmp_path / "VOC2007" / folder).mkdir(parents=True, exist_ok=True)
         for seed, (stem, content) in enumerate(files.items()):
@@ -70,7 +73,7 @@ def voc(tmp_path: Path, write_image: Callable[..., Path]) -> Callable[..., schem
             "train": {"annotations": ["VOC2007/ImageSets/Main/trainval.txt"]},
             "val": {"annotations": ["VOC2007/ImageSets/Main/test.txt"]},
         }
-        return schema.Dataset.model_validate(
+        return schema.DatasetConfig.model_validate(
             {"dataset": "toy", "format": "voc", "data_dir": str(tmp_path)} | splits | keys
         )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views and colours of training samples, against published ones and against a plain loop over pixels."""
+"""Views and colours of training samples, compared with published samples and a plain loop over pixels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from pointdet.data.augment import (
     LIGHTING_AXES,
     LIGHTING_DEVIATIONS,
     Augmenter,
-    Plain,
     crop_border,
     normalisation,
 )
 from pointdet.geometry import View
 from pointdet.structures import Annotation, Sample
 
-INPUT = schema.Input(height=128, width=128)
+INPUT = schema.InputConfig(height=128, width=128)
 Golden = Callable[[str], dict[str, Any]]
 
 
@@ -33,20 +32,20 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def fed(sample: Sample) -> npt.NDArray[np.float64]:
-    """What the network sees, (H, W, C)."""
+def network_input(sample: Sample) -> npt.NDArray[np.float64]:
+    """(H, W, C): the input after colour jitter and normalisation."""
     return sample.image.astype(np.float64) @ sample.colour[:, :3].T.astype(np.float64) + sample.colour[:, 3]
 
 
-def sampled(
-    transform: Augmenter | Plain,
+def random_sample(
+    augmenter: Augmenter,
     image: npt.NDArray[np.uint8],
     annotation: Annotation,
     generator: np.random.Generator,
     out: npt.NDArray[np.uint8] | None = None,
 ) -> Sample:
-    view = transform.draw_view(*image.shape[:2], generator)
-    return transform.sample(image, annotation, view, generator, out)
+    view = augmenter.random_view(*image.shape[:2], generator)
+    return augmenter.sample(image, annotation, view, generator, out)
 
 
 def grey_mean(pixels: npt.NDArray[np.uint8]) -> float:
@@ -82,8 +81,8 @@ def test_pixels_of_a_published_mirrored_sample(golden: Golden) -> None:
     assert np.abs(difference).max() <= 2
 
 
-class Drawn:
-    """Gives a published sample's window, which was drawn with a smaller border, instead of drawing one."""
+class PublishedDraws:
+    """A generator that returns the draws of a published sample, which used a smaller border."""
 
     def __init__(self, case: dict[str, Any], name: str) -> None:
         self.scale, x, y, mirrored = case[f"{name}/scale_cx_cy_mirrored"].tolist()
@@ -103,26 +102,29 @@ class Drawn:
 @pytest.mark.parametrize("name", ["crop", "crop_mirrored"])
 def test_published_samples_of_cornernet(golden: Golden, name: str) -> None:
     case = golden("cornernet_augment.npz")
-    augmenter = Augmenter(schema.Augment(crop_window="input"), schema.Input(height=127, width=127))
-    view = augmenter.draw_view(90, 140, Drawn(case, name))  # type: ignore[arg-type]
+    augmenter = Augmenter(
+        schema.AugmentConfig(crop_window="input"), schema.InputConfig(height=127, width=127)
+    )
+    view = augmenter.random_view(90, 140, PublishedDraws(case, name))  # type: ignore[arg-type]
     corners_cells = np.clip(view.boxes_to_input(case["boxes"]), 0, 126).reshape(-1, 2, 2) * (32 / 127)
     seen = (corners_cells[:, 1] > corners_cells[:, 0]).all(axis=1)
     for corner, published in enumerate(("top_left", "bottom_right")):
         np.testing.assert_allclose(corners_cells[seen, corner], case[f"{name}/{published}"], atol=2e-5)
-    # The published image is resized by its pixels' edges, its boxes by their centres; ours go together. And at the
-    # edge of the window, the published image repeats its last pixel where ours looks beyond.
-    aside_x, aside_y = (np.sign(s) * (abs(s) - 1) / 2 for s in (view.scale_x, view.scale_y))
-    edges = replace(view, shift_x=view.shift_x + aside_x, shift_y=view.shift_y + aside_y)
+    # The published code resizes the image with pixel edges aligned and the boxes with pixel centres aligned;
+    # PointDet uses pixel centres for both. At the border of the window, the published image repeats its last
+    # pixel where ours shows the pixels beyond the window.
+    edge_x, edge_y = (np.sign(s) * (abs(s) - 1) / 2 for s in (view.scale_x, view.scale_y))
+    edges = replace(view, shift_x=view.shift_x + edge_x, shift_y=view.shift_y + edge_y)
     difference = edges.warp(case["image"]).astype(int) - case[f"{name}/pixels"]
     assert np.abs(difference[3:-3, 3:-3]).max() <= 2
 
 
-def test_windows_in_pixels_of_the_image() -> None:
-    settings = schema.Augment(crop_window="input", flip=0.0)
-    augmenter = Augmenter(settings, schema.Input(height=255, width=511))
+def test_crop_window_input_has_fixed_sizes_in_image_pixels() -> None:
+    settings = schema.AugmentConfig(crop_window="input", flip=0.0)
+    augmenter = Augmenter(settings, schema.InputConfig(height=255, width=511))
     generator = rng()
     for height, width in [(300, 500), (2000, 3000)]:
-        views = [augmenter.draw_view(height, width, generator) for _ in range(400)]
+        views = [augmenter.random_view(height, width, generator) for _ in range(400)]
         windows = {(round(511 / view.scale_x, 9), round(255 / view.scale_y, 9)) for view in views}
         factors = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
         assert windows == {(int(511 * factor), int(255 * factor)) for factor in factors}
@@ -136,10 +138,10 @@ def test_crop_border(size: int, border: int) -> None:
     assert crop_border(size) == border
 
 
-def test_drawn_crops_have_the_published_ranges() -> None:
-    augmenter = Augmenter(schema.Augment(), INPUT)
+def test_random_crops_have_the_published_ranges() -> None:
+    augmenter = Augmenter(schema.AugmentConfig(), INPUT)
     generator = rng()
-    views = [augmenter.draw_view(300, 500, generator) for _ in range(4000)]
+    views = [augmenter.random_view(300, 500, generator) for _ in range(4000)]
     scales = np.array([view.scale_y for view in views])
     expected = 128 / 500 / np.array([0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3])
     counts = np.isclose(scales[:, None], expected).sum(axis=0)
@@ -147,31 +149,30 @@ def test_drawn_crops_have_the_published_ranges() -> None:
     assert counts.min() > 400  # of 500 expected, standard deviation 21
     x = np.array([(64 - view.shift_x) / view.scale_x for view in views])
     y = np.array([(64 - view.shift_y) / view.scale_y for view in views])
-    np.testing.assert_allclose([x.min(), x.max()], [128, 371])  # a border of 128; every column is drawn
+    np.testing.assert_allclose([x.min(), x.max()], [128, 371])  # a border of 128; every column occurs
     np.testing.assert_allclose([y.min(), y.max()], [128, 171])
     np.testing.assert_allclose(x, np.round(x), atol=1e-9)
     assert 1850 < sum(view.scale_x < 0 for view in views) < 2150
 
 
-def test_drawn_shifts_have_the_published_ranges() -> None:
-    augmenter = Augmenter(schema.Augment(crop=False, flip=0.0), INPUT)
+def test_random_shifts_have_the_published_ranges() -> None:
+    augmenter = Augmenter(schema.AugmentConfig(crop=False, flip=0.0), INPUT)
     generator = rng()
-    views = [augmenter.draw_view(300, 500, generator) for _ in range(4000)]
+    views = [augmenter.random_view(300, 500, generator) for _ in range(4000)]
     factors = 128 / 500 / np.array([view.scale_x for view in views])
     assert abs(factors.min() - 0.6) < 1e-9 and abs(factors.max() - 1.4) < 1e-9
-    assert (
-        abs(np.mean((factors > 0.6 + 1e-9) & (factors < 1.4 - 1e-9)) - 0.683) < 0.03
-    )  # within one deviation
+    unclipped = np.mean((factors > 0.6 + 1e-9) & (factors < 1.4 - 1e-9))
+    assert abs(unclipped - 0.683) < 0.03  # within one standard deviation
     shifts = np.array([(64 - view.shift_x) / view.scale_x for view in views]) - 250
     assert abs(shifts.min() + 100) < 1e-9 and abs(shifts.max() - 100) < 1e-9
     inside = shifts[np.abs(shifts) < 99]
-    assert abs(inside.std() - 0.88 * 50) < 2  # a normal cut at two deviations
+    assert abs(inside.std() - 0.88 * 50) < 2  # a normal distribution truncated at two standard deviations
 
 
 @pytest.mark.parametrize("order", ["bgr", "rgb"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_normalisation(image: npt.NDArray[np.uint8], order: Any, channels: int) -> None:
-    settings = schema.Input(colour_order=order)
+    settings = schema.InputConfig(colour_order=order)
     matrix = normalisation(settings, channels)
     assert matrix.shape == (channels, 4) and matrix.dtype == np.float32
     seen = image.astype(np.float64) @ matrix[:, :3].T + matrix[:, 3]
@@ -182,17 +183,17 @@ def test_normalisation(image: npt.NDArray[np.uint8], order: Any, channels: int) 
 
 
 class Recorder:
-    """A generator whose draws can be read afterwards."""
+    """A generator that records its draws."""
 
     def __init__(self, seed: int) -> None:
         self.source = rng(seed)
-        self.orders: list[list[int]] = []
+        self.permutations: list[list[int]] = []
         self.factors: list[float] = []
         self.normals: list[npt.NDArray[np.float64]] = []
 
     def permutation(self, count: int) -> npt.NDArray[np.int64]:
         order = self.source.permutation(count)
-        self.orders.append(order.tolist())
+        self.permutations.append(order.tolist())
         return order
 
     def uniform(self, low: float, high: float) -> float:
@@ -206,16 +207,16 @@ class Recorder:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_colour_equals_a_plain_loop_over_pixels(image: npt.NDArray[np.uint8], seed: int) -> None:
-    settings = schema.Augment()
+    settings = schema.AugmentConfig()
     recorder = Recorder(seed)
-    jitter = Augmenter(settings, INPUT).draw_jitter(grey_mean(image[:8, :8]), recorder)  # type: ignore[arg-type]
-    assert sorted(recorder.orders[0]) == [0, 1, 2]
+    jitter = Augmenter(settings, INPUT).random_jitter(grey_mean(image[:8, :8]), recorder)  # type: ignore[arg-type]
+    assert sorted(recorder.permutations[0]) == [0, 1, 2]
 
     source = image[:8, :8] / 255.0
     grey = source[..., 0] * 0.114 + source[..., 1] * 0.587 + source[..., 2] * 0.299
     mean = grey.sum() / grey.size
     expected = source.copy()
-    for kind, change in zip(recorder.orders[0], recorder.factors, strict=True):
+    for kind, change in zip(recorder.permutations[0], recorder.factors, strict=True):
         assert -0.4 <= change <= 0.4
         a = 1 + change
         for y in range(8):
@@ -232,42 +233,46 @@ def test_colour_equals_a_plain_loop_over_pixels(image: npt.NDArray[np.uint8], se
 
 
 def test_sample_is_warped_jittered_and_normalised(image: npt.NDArray[np.uint8]) -> None:
-    augmenter = Augmenter(schema.Augment(), INPUT, channels=4)
+    augmenter = Augmenter(schema.AugmentConfig(), INPUT, channels=4)
     annotation = Annotation.of([[10, 20, 60, 70], [100, 5, 130, 30]], [1, 0])
-    sample = sampled(augmenter, image, annotation, rng(3))
+    sample = random_sample(augmenter, image, annotation, rng(3))
 
     draws = rng(3)
-    view = augmenter.draw_view(90, 140, draws)
+    view = augmenter.random_view(90, 140, draws)
     pixels = view.warp(image)
-    jitter = augmenter.draw_jitter(grey_mean(pixels), draws)
+    jitter = augmenter.random_jitter(grey_mean(pixels), draws)
     jittered = pixels / 255 @ jitter[:, :3].T + jitter[:, 3]
     expected = (jittered - np.array(INPUT.mean)) / np.array(INPUT.std)
-    assert sample.view == view
     np.testing.assert_array_equal(sample.image, pixels)
-    np.testing.assert_allclose(fed(sample)[..., :3], expected, atol=1e-5)
-    np.testing.assert_array_equal(fed(sample)[..., 3], 0)
+    np.testing.assert_allclose(network_input(sample)[..., :3], expected, atol=1e-5)
+    np.testing.assert_array_equal(network_input(sample)[..., 3], 0)
     np.testing.assert_array_equal(sample.annotation.boxes, view.boxes_to_input(annotation.boxes))
     np.testing.assert_array_equal(sample.annotation.labels, annotation.labels)
 
 
-def test_colour_can_be_switched_off(image: npt.NDArray[np.uint8]) -> None:
-    sample = sampled(Augmenter(schema.Augment(colour=0.0), INPUT), image, Annotation.of([], []), rng())
+def test_colour_0_means_no_jitter(image: npt.NDArray[np.uint8]) -> None:
+    sample = random_sample(
+        Augmenter(schema.AugmentConfig(colour=0.0), INPUT), image, Annotation.of([], []), rng()
+    )
     np.testing.assert_array_equal(sample.colour, normalisation(INPUT, 3))
 
 
-def test_pixels_are_written_in_place(image: npt.NDArray[np.uint8]) -> None:
+def test_pixels_are_written_to_out(image: npt.NDArray[np.uint8]) -> None:
     out = np.zeros((128, 128, 3), np.uint8)
-    sample = sampled(Augmenter(schema.Augment(), INPUT), image, Annotation.of([], []), rng(), out)
+    sample = random_sample(Augmenter(schema.AugmentConfig(), INPUT), image, Annotation.of([], []), rng(), out)
     assert sample.image is out or np.shares_memory(sample.image, out)
     np.testing.assert_array_equal(
-        out, sampled(Augmenter(schema.Augment(), INPUT), image, Annotation.of([], []), rng()).image
+        out,
+        random_sample(Augmenter(schema.AugmentConfig(), INPUT), image, Annotation.of([], []), rng()).image,
     )
 
 
-def test_plain_shows_the_whole_image(image: npt.NDArray[np.uint8]) -> None:
+def test_without_augmentation_the_view_fits_the_whole_image(image: npt.NDArray[np.uint8]) -> None:
     annotation = Annotation.of([[0, 0, 140, 90]], [0])
-    sample = sampled(Plain(INPUT), image, annotation, rng())
-    assert sample.view == View.fit(90, 140, 128, 128)
+    settings = schema.AugmentConfig(flip=0, crop=False, shift=0, scale=0, colour=0)
+    augmenter = Augmenter(settings, INPUT)
+    assert augmenter.random_view(90, 140, rng()) == View.fit(90, 140, 128, 128)
+    sample = random_sample(augmenter, image, annotation, rng())
     np.testing.assert_allclose(
         sample.annotation.boxes, [[0, 64 - 45 * 128 / 140, 128, 64 + 45 * 128 / 140]], rtol=1e-6
     )
@@ -277,16 +282,18 @@ def test_plain_shows_the_whole_image(image: npt.NDArray[np.uint8]) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500), (500, 3)])
 @pytest.mark.parametrize("crop", [True, False])
 def test_extreme_images_and_settings(shape: tuple[int, int], crop: bool) -> None:
-    augmenter = Augmenter(schema.Augment(crop=crop, scale=0.99), schema.Input(height=64, width=96))
+    augmenter = Augmenter(
+        schema.AugmentConfig(crop=crop, scale=0.99), schema.InputConfig(height=64, width=96)
+    )
     generator = rng()
     for _ in range(50):
-        sample = sampled(
+        sample = random_sample(
             augmenter, np.zeros((*shape, 3), np.uint8), Annotation.of([[0, 0, 1, 1]], [0]), generator
         )
         assert sample.image.shape == (64, 96, 3)
         assert np.isfinite(sample.annotation.boxes).all()
 
 
-def test_augmenter_can_be_sent_to_a_process() -> None:
-    augmenter = Augmenter(schema.Augment(), INPUT)
+def test_augmenter_can_be_pickled() -> None:
+    augmenter = Augmenter(schema.AugmentConfig(), INPUT)
     assert pickle.loads(pickle.dumps(augmenter)) == augmenter

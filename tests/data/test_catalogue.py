@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in the dataset section are named."""
+"""Errors for mistakes in the dataset section."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pointdet.data.catalogue import read_dataset
 from pointdet.errors import PointDetError
 
 
-def section(**keys: object) -> schema.Dataset:
-    return schema.Dataset.model_validate({"dataset": "toy", "format": "coco"} | keys)
+def section(**keys: object) -> schema.DatasetConfig:
+    return schema.DatasetConfig.model_validate({"dataset": "toy", "format": "coco"} | keys)
 
 
 def test_data_folder_is_needed(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report on a dataset counts what is there."""
+"""The report on a dataset: counts and unusable images."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO files, clean and dirty."""
+"""Valid and invalid COCO files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pointdet.config import schema
 from pointdet.data.catalogue import read_dataset
 from pointdet.errors import PointDetError
 
-Write = Callable[..., schema.Dataset]
+Write = Callable[..., schema.DatasetConfig]
 
 
 def item(image: int, category: int, *bbox: float, **more: Any) -> dict[str, Any]:
@@ -42,15 +42,13 @@ def test_boxes_labels_crowds_and_areas(coco: Write) -> None:
     assert second.annotation.labels.dtype == np.int64
 
 
-def test_images_without_objects_stay(coco: Write) -> None:
+def test_images_without_objects_are_kept(coco: Write) -> None:
     dataset = read_dataset(coco([item(9, 5, 1, 2, 10, 20)]), "train")
     assert [len(record.annotation) for record in dataset.records] == [0, 1]
     assert dataset.records[0].annotation.boxes.shape == (0, 4)
 
 
-def test_chosen_classes_keep_their_order_and_others_are_left_out(
-    coco: Write, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_class_names_select_and_order_the_classes(coco: Write, caplog: pytest.LogCaptureFixture) -> None:
     objects = [item(7, 5, 1, 2, 10, 20), item(7, 2, 1, 2, 10, 20), item(9, 5, 1, 2, 10, 20)]
     dataset = read_dataset(coco(objects, class_names=["dog"]), "train")
     assert (dataset.class_names, dataset.category_ids) == (("dog",), (5,))
@@ -74,11 +72,11 @@ def test_unknown_class_names_the_nearest(coco: Write) -> None:
         ((1, float("nan"), 10, 3), None, "1 boxes without area"),
         ((61, 2, 10, 20), None, "1 boxes outside their image are left out"),
         ((-30, 2, 30, 20), None, "1 boxes outside their image are left out"),
-        ((-5, 2, 10, 50), (0, 2, 5, 40), "1 boxes stick out of their image and are cut"),
+        ((-5, 2, 10, 50), (0, 2, 5, 40), "1 boxes extend beyond their image and are clipped"),
         ((50, 30, 10.4, 10.9), (50, 30, 60.4, 40.9), None),
     ],
 )
-def test_dirty_boxes(
+def test_invalid_boxes(
     coco: Write,
     caplog: pytest.LogCaptureFixture,
     bbox: tuple[float, ...],
@@ -111,9 +109,9 @@ def test_image_listed_twice_is_kept_once(coco: Write, caplog: pytest.LogCaptureF
     assert "listed more than once" in caplog.text
 
 
-def test_one_id_for_two_images_is_refused(coco: Write) -> None:
+def test_same_id_for_two_images_is_an_error(coco: Write) -> None:
     images = [{"id": 7, "file_name": name, "height": 40, "width": 60} for name in ("a.jpg", "b.jpg")]
-    with pytest.raises(PointDetError, match=r"image id 7 is both .*a.jpg and .*b.jpg"):
+    with pytest.raises(PointDetError, match=r"image id 7 belongs to both .*a.jpg and .*b.jpg"):
         read_dataset(coco([item(7, 5, 1, 2, 3, 4)], images=images), "train")
 
 
@@ -124,7 +122,7 @@ def test_missing_size_is_read_from_the_image(coco: Write, caplog: pytest.LogCapt
     assert "2 images without a size" in caplog.text
 
 
-def test_missing_images_stop_with_their_number(coco: Write, tmp_path: Path) -> None:
+def test_missing_images_are_an_error_with_their_number(coco: Write, tmp_path: Path) -> None:
     config = coco([item(7, 5, 1, 2, 3, 4)])
     (tmp_path / "train" / "b.jpg").unlink()
     with pytest.raises(PointDetError, match=r"1 of 2 images are not on disk \(first: .*b.jpg\)"):
@@ -134,23 +132,23 @@ def test_missing_images_stop_with_their_number(coco: Write, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"categories": [{"id": 2, "name": "cat"}]}, r"category_id 5, which 'categories' does not list"),
+        ({"categories": [{"id": 2, "name": "cat"}]}, r"category_id 5, which is not in 'categories'"),
         ({"categories": [{"id": 5, "name": "a"}, {"id": 5, "name": "b"}]}, "the category id 5 occurs twice"),
         ({"categories": [{"id": 5, "name": "a"}, {"id": 6, "name": "a"}]}, "the class name 'a' occurs twice"),
         ({"categories": []}, "the list 'categories' of .* is empty"),
         ({"images": "none"}, "has no list 'images'"),
         ({"images": [{"id": 7}]}, "entry 0 of 'images' has no 'file_name'"),
         ({"annotations": [{"image_id": 7, "category_id": 5}]}, "entry 0 of 'annotations' has no 'bbox'"),
-        ({"annotations": [item(7, 5, 1, 2, 3)]}, r"bbox of object 0 is \[1, 2, 3\], not 4 number"),
-        ({"annotations": [item(7, 5, 1, 2, 3, 0)]}, "has no object to find"),
+        ({"annotations": [item(7, 5, 1, 2, 3)]}, r"bbox of object 0 is \[1, 2, 3\] instead of 4 number"),
+        ({"annotations": [item(7, 5, 1, 2, 3, 0)]}, "has no objects"),
     ],
 )
-def test_broken_files_are_refused_in_words(coco: Write, change: dict[str, Any], message: str) -> None:
+def test_invalid_files_are_errors(coco: Write, change: dict[str, Any], message: str) -> None:
     with pytest.raises(PointDetError, match=message):
         read_dataset(coco([item(7, 5, 1, 2, 3, 4)], **change), "train")
 
 
-def test_images_without_annotations_are_refused(coco: Write, tmp_path: Path) -> None:
+def test_unreadable_json_is_an_error(coco: Write, tmp_path: Path) -> None:
     config = coco([item(7, 5, 1, 2, 3, 4)])
     (tmp_path / "train.json").write_text('{"images": [{"id": 1}], "categories": []}')
     with pytest.raises(PointDetError, match=r"train.json has no list 'annotations'"):
@@ -163,14 +161,14 @@ def test_images_without_annotations_are_refused(coco: Write, tmp_path: Path) -> 
         read_dataset(config, "train")
 
 
-def test_unreadable_image_without_size_is_refused(coco: Write, tmp_path: Path) -> None:
+def test_unreadable_image_without_size_is_an_error(coco: Write, tmp_path: Path) -> None:
     config = coco([item(7, 5, 1, 2, 3, 4)], images=[{"id": 7, "file_name": "a.jpg"}])
     (tmp_path / "train" / "a.jpg").write_bytes(b"")
-    with pytest.raises(PointDetError, match=r"a.jpg is not an image .* does not say its size"):
+    with pytest.raises(PointDetError, match=r"a.jpg is not an image .* its annotation has no size"):
         read_dataset(config, "train")
 
 
-def test_size_of_a_turned_image_is_what_a_viewer_shows(coco: Write, tmp_path: Path) -> None:
+def test_missing_size_of_a_rotated_image_is_that_after_exif(coco: Write, tmp_path: Path) -> None:
     config = coco([item(7, 5, 1, 2, 3, 4)], images=[{"id": 7, "file_name": "a.jpg"}])
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The download script, with a server that is a folder and archives of a few bytes."""
+"""The download script, with a local folder as the server and archives of a few bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LISTS = {
     "VOCtest_06-Nov-2007.tar": "VOC2007/ImageSets/Main/test.txt",
     "VOCtrainval_11-May-2012.tar": "VOC2012/ImageSets/Main/trainval.txt",
 }
-# Goes on where the file ends, as curl does.
+# Resumes where the file ends, as curl --continue-at does.
 CURL = """#!/usr/bin/env bash
 while [[ $# -gt 1 ]]; do [[ $1 == --output ]] && output=$2; shift; done
 echo "$1" >> requests
@@ -27,7 +27,7 @@ tail -c +"$(($(stat -c %s "$output" 2>/dev/null || echo 0) + 1))" "$SERVER/$(bas
 
 
 class Server:
-    """A copy of the script that expects the sums of our archives, and a curl that copies them."""
+    """A copy of the script with the MD5 sums of small archives, and a curl that copies them from a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ def server(tmp_path: Path) -> Server:
     return Server(tmp_path)
 
 
-def test_it_downloads_and_unpacks_once(server: Server) -> None:
+def test_archives_are_downloaded_and_unpacked_once(server: Server) -> None:
     done = server.run(str(server.data))
     assert done.returncode == 0, done.stderr
     assert [Path(request).name for request in server.requests()] == list(LISTS)
@@ -82,7 +82,7 @@ def test_it_downloads_and_unpacks_once(server: Server) -> None:
     assert len(server.requests()) == 3
 
 
-def test_it_goes_on_where_it_stopped(server: Server) -> None:
+def test_an_interrupted_download_is_resumed(server: Server) -> None:
     first, second, _ = LISTS
     (server.data / first).write_bytes((server.folder / first).read_bytes()[:1000])
     (server.data / second).write_bytes((server.folder / second).read_bytes())
@@ -96,7 +96,7 @@ def test_a_damaged_archive_is_deleted(server: Server) -> None:
     (server.folder / first).write_bytes(b"not found")
     done = server.run(str(server.data))
     assert done.returncode == 1
-    assert f"{first} arrived damaged" in done.stderr
+    assert f"{first} is damaged" in done.stderr
     assert not (server.data / first).exists() and not (server.data / "VOCdevkit").exists()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader: the same batches in any number of processes, and clear words when something dies."""
+"""The loader: batches do not depend on the number of processes, and errors of workers are reported."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ import cv2
 import numpy as np
 import pytest
 
+from pointdet.arrays import Batch
 from pointdet.config import schema
-from pointdet.data.augment import Augmenter, Plain
-from pointdet.data.crew import Processes
+from pointdet.data.augment import Augmenter
 from pointdet.data.loader import Loader
-from pointdet.data.order import sample_rng
+from pointdet.data.sampler import sample_rng
+from pointdet.data.worker_pool import MultiProcessPool
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.errors import PointDetError
-from pointdet.structures import Annotation, Array, Dataset, Record
+from pointdet.structures import Annotation, Dataset, Record
 
-INPUT = schema.Input(height=64, width=64)
-CODEC = CtDetCodec.of(schema.CtDet(max_objects=4), 3, 64, 64)
-AUGMENTER = Augmenter(schema.Augment(), INPUT)
+PLAIN = schema.AugmentConfig(flip=0, crop=False, shift=0, scale=0, colour=0)
+INPUT = schema.InputConfig(height=64, width=64)
+CODEC = CtDetCodec.of(schema.CtDetConfig(max_objects=4), 3, 64, 64)
+AUGMENTER = Augmenter(schema.AugmentConfig(), INPUT)
 COUNT = 11
 SOURCES = Path(__file__).parents[2] / "src"
 
 Make = Callable[..., Loader]
-Batch = dict[str, Array]
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def digests(batches: Iterator[Batch]) -> list[str]:
 
 
 def pids(loader: Loader) -> list[int]:
-    assert isinstance(loader._crew, Processes)
-    return [process.pid or 0 for process in loader._crew._workers.values()]
+    assert isinstance(loader._pool, MultiProcessPool)
+    return [process.pid or 0 for process in loader._pool._workers.values()]
 
 
 def alive(pid: int) -> bool:
@@ -83,13 +84,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_batch_is_what_its_parts_make(make: Make, dataset: Dataset) -> None:
+def test_a_batch_equals_its_samples_made_one_by_one(make: Make, dataset: Dataset) -> None:
     from pointdet.data.images import read_image
-    from pointdet.data.order import Order
+    from pointdet.data.sampler import Sampler
 
     batches = make().epoch(3)
     batch = next(batches)
-    images, _ = Order(COUNT, 2, 7).batch(Order(COUNT, 2, 7).permutation(3), 0)
+    images, _ = Sampler(COUNT, 2, 7).batch(Sampler(COUNT, 2, 7).permutation(3), 0)
     assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
         "image": ((2, 64, 64, 3), np.uint8),
         "colour": ((2, 3, 4), np.float32),
@@ -98,7 +99,7 @@ def test_a_batch_is_what_its_parts_make(make: Make, dataset: Dataset) -> None:
     for row, index in enumerate(images.tolist()):
         record = dataset.records[index]
         rng = sample_rng(7, 3, index)
-        view = AUGMENTER.draw_view(record.height, record.width, rng)
+        view = AUGMENTER.random_view(record.height, record.width, rng)
         sample = AUGMENTER.sample(read_image(record.image_path), record.annotation, view, rng)
         targets = {name: np.empty(shape, np.float32) for name, shape in CODEC.target_shapes().items()}
         CODEC.encode(sample.annotation, targets)
@@ -108,14 +109,14 @@ def test_a_batch_is_what_its_parts_make(make: Make, dataset: Dataset) -> None:
             np.testing.assert_array_equal(batch[name][row], target)
 
 
-def test_a_large_jpeg_is_decoded_at_the_size_that_is_needed(make: Make, tmp_path: Path) -> None:
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(make: Make, tmp_path: Path) -> None:
     y, x = np.mgrid[:512, :768]
     picture = np.stack([x / 4, y / 3, 128 + 60 * np.sin(x / 90)], axis=2).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "large.jpg"), picture)
     record = Record(0, str(tmp_path / "large.jpg"), 512, 768, Annotation.of([[200, 90, 500, 300]], [1]))
     batch = next(make(batch_size=1, data=Dataset("toy", (record,), ("a", "b"), (1, 2))).epoch(0))
     rng = sample_rng(7, 0, 0)
-    view = AUGMENTER.draw_view(512, 768, rng)
+    view = AUGMENTER.random_view(512, 768, rng)
     assert view.reduction(512, 768) in (4, 8)
     whole = AUGMENTER.sample(picture, record.annotation, view, rng)
     assert np.abs(batch["image"][0].astype(int) - whole.image).mean() < 2
@@ -123,9 +124,9 @@ def test_a_large_jpeg_is_decoded_at_the_size_that_is_needed(make: Make, tmp_path
 
 
 def test_workers_do_not_change_the_batches(make: Make) -> None:
-    alone = make(0)
-    expected = {epoch: digests(alone.epoch(epoch)) for epoch in (0, 1)}
-    assert len(expected[0]) == alone.iterations == 6
+    single_process = make(0)
+    expected = {epoch: digests(single_process.epoch(epoch)) for epoch in (0, 1)}
+    assert len(expected[0]) == single_process.iterations == 6
     assert len(set(expected[0] + expected[1])) == 12
     for workers in (1, 2):
         loader = make(workers)
@@ -133,7 +134,7 @@ def test_workers_do_not_change_the_batches(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_can_begin_anywhere(make: Make, workers: int) -> None:
+def test_an_epoch_can_start_at_any_iteration(make: Make, workers: int) -> None:
     loader = make(workers)
     whole = digests(loader.epoch(4))
     assert digests(loader.epoch(4, start=2)) == whole[2:]
@@ -154,9 +155,9 @@ def test_an_epoch_can_be_left_early(make: Make, workers: int) -> None:
         next(left)
 
 
-def test_ranks_share_the_updates(make: Make) -> None:
+def test_updates_do_not_depend_on_the_number_of_ranks(make: Make) -> None:
     def samples(batch_size: int, accumulate: int, size: int) -> list[list[str]]:
-        """Of each update the digests of its samples, over all ranks."""
+        """Per update: the digests of its samples, over all ranks."""
         updates: list[list[str]] = [[] for _ in range(2)]
         for rank in range(size):
             loader = make(0, batch_size, rank=rank, size=size, accumulate=accumulate)
@@ -172,17 +173,17 @@ def test_ranks_share_the_updates(make: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_stay_valid_while_they_accumulate(make: Make, workers: int) -> None:
+def test_batches_stay_valid_during_accumulation(make: Make, workers: int) -> None:
     loader = make(workers, batch_size=1, accumulate=3)
     held: list[tuple[Batch, str]] = []
     for batch in loader.epoch(0):
         held = [*held[-2:], (batch, digest(batch))]
         if workers:
-            time.sleep(0.01)  # time to overwrite what must not be overwritten
+            time.sleep(0.01)  # time for workers to overwrite a batch that is in use
         assert all(digest(old) == seen for old, seen in held)
 
 
-def test_fillers_weigh_nothing(make: Make) -> None:
+def test_padding_has_weight_0(make: Make) -> None:
     weights = [float(batch["weight"].sum()) for batch in make(0, batch_size=4).epoch(0)]
     assert weights == [4, 4, 3]
 
@@ -191,11 +192,11 @@ def test_ignored_boxes_are_dropped_or_kept(make: Make, dataset: Dataset) -> None
     crowd = replace(dataset.records[2].annotation, ignore=np.array([True, False]))
     data = replace(dataset, records=(replace(dataset.records[2], annotation=crowd),))
     for ignored_boxes, expected in (("drop", 1), ("keep", 2)):
-        loader = Loader(data, Plain(INPUT), CODEC, 1, 0, 0, ignored_boxes=ignored_boxes)  # type: ignore[arg-type]
+        loader = Loader(data, Augmenter(PLAIN, INPUT), CODEC, 1, 0, 0, ignored_boxes=ignored_boxes)  # type: ignore[arg-type]
         assert next(loader.epoch(0))["mask"].sum() == expected
 
 
-def test_more_ranks_than_images_are_refused(make: Make) -> None:
+def test_more_ranks_than_images_are_an_error(make: Make) -> None:
     with pytest.raises(PointDetError, match="toy has 11 images for 12 ranks"):
         make(0, size=12)
 
@@ -217,25 +218,23 @@ def test_an_unusable_image_is_replaced_by_the_next(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_unusable_images_stop(make: Make, dataset: Dataset, workers: int) -> None:
+def test_too_many_unusable_images_are_an_error(make: Make, dataset: Dataset, workers: int) -> None:
     records = tuple(replace(dataset.records[0], height=41 if i % 2 else 40) for i in range(60))
     with pytest.raises(PointDetError, match=r"2\d of 60 images cannot be used"):
         digests(make(workers, data=replace(dataset, records=records)).epoch(0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_no_usable_image_stops(make: Make, dataset: Dataset, workers: int) -> None:
+def test_no_usable_image_is_an_error(make: Make, dataset: Dataset, workers: int) -> None:
     records = tuple(replace(record, height=41) for record in dataset.records)
-    with pytest.raises(PointDetError, match=r"none of the 11 images can be used; .*annotation says 41 x 60"):
+    with pytest.raises(PointDetError, match=r"none of the 11 images .*annotated size is 41 x 60"):
         digests(make(workers, data=replace(dataset, records=records)).epoch(0))
 
 
-def test_objects_that_find_no_place_are_counted(
-    make: Make, dataset: Dataset, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_overflow_is_counted(make: Make, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     many = Annotation.of([[20, 10, 40, 30]] * 6, [1] * 6)
     data = replace(dataset, records=(replace(dataset.records[0], annotation=many),))
-    loader = Loader(data, Plain(INPUT), CODEC, 1, 0, 0)
+    loader = Loader(data, Augmenter(PLAIN, INPUT), CODEC, 1, 0, 0)
     digests(loader.epoch(0))
     assert "2 objects of epoch 0 were left out" in caplog.text and "00.png" in caplog.text
 
@@ -249,15 +248,15 @@ def test_a_killed_worker_is_reported(make: Make) -> None:
         digests(batches)
 
 
-def test_an_exception_in_a_worker_comes_with_its_traceback(make: Make, dataset: Dataset) -> None:
-    beyond = Annotation.of([[5, 5, 50, 35]], [99])
-    data = replace(dataset, records=(replace(dataset.records[0], annotation=beyond),))
-    loader = Loader(data, Plain(INPUT), CODEC, 1, 0, 1)
+def test_an_exception_in_a_worker_is_raised_with_its_traceback(make: Make, dataset: Dataset) -> None:
+    unknown_label = Annotation.of([[5, 5, 50, 35]], [99])
+    data = replace(dataset, records=(replace(dataset.records[0], annotation=unknown_label),))
+    loader = Loader(data, Augmenter(PLAIN, INPUT), CODEC, 1, 0, 1)
     with loader, pytest.raises(RuntimeError, match=r"(?s)in a loader process:.*in encode.*IndexError"):
         digests(loader.epoch(0))
 
 
-def test_workers_are_light_and_leave_signals_alone(make: Make) -> None:
+def test_workers_do_not_import_nnabla_and_ignore_signals(make: Make) -> None:
     loader = make(1)
     next(loader.epoch(0))
     (pid,) = pids(loader)
@@ -269,7 +268,7 @@ def test_workers_are_light_and_leave_signals_alone(make: Make) -> None:
     assert not alive(pid)
 
 
-def test_rooms_below_the_loader_do_not_import_nnabla() -> None:
+def test_importing_the_data_package_does_not_import_nnabla() -> None:
     code = "import sys, pointdet.data.loader, pointdet.data.check, pointdet.data.catalogue; print('nnabla' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -284,23 +283,23 @@ def test_rooms_below_the_loader_do_not_import_nnabla() -> None:
 SCRIPT = """
 import sys, time
 from pointdet.config import schema
-from pointdet.data.augment import Plain
+from pointdet.data.augment import Augmenter
 from pointdet.data.loader import Loader
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.structures import Annotation, Dataset, Record
 
 if __name__ == "__main__":
     record = Record(0, sys.argv[1], 40, 60, Annotation.of([], []))
-    codec = CtDetCodec.of(schema.CtDet(), 1, 64, 64)
-    loader = Loader(Dataset("toy", (record,) * 50, ("a",), (1,)), Plain(schema.Input(height=64, width=64)), codec, 1, 0, 2)
+    codec = CtDetCodec.of(schema.CtDetConfig(), 1, 64, 64)
+    loader = Loader(Dataset("toy", (record,) * 50, ("a",), (1,)), Augmenter(schema.AugmentConfig(), schema.InputConfig(height=64, width=64)), codec, 1, 0, 2)
     batches = loader.epoch(0)
     next(batches)
-    print(*(process.pid for process in loader._crew._workers.values()), flush=True)
+    print(*(process.pid for process in loader._pool._workers.values()), flush=True)
     time.sleep(60)
 """
 
 
-def test_workers_end_with_a_killed_parent(tmp_path: Path, dataset: Dataset) -> None:
+def test_workers_end_when_the_parent_is_killed(tmp_path: Path, dataset: Dataset) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(SOURCES)}
@@ -318,9 +317,9 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, dataset: Dataset) -> N
     assert {name for name in os.listdir("/dev/shm") if "pointdet" in name} <= shared
 
 
-def test_arrays_outlive_the_loader(make: Make) -> None:
+def test_arrays_stay_valid_after_close(make: Make) -> None:
     loader = make(1)
     batch = next(loader.epoch(0))
-    seen = digest(batch)
+    expected = digest(batch)
     loader.close()
-    assert digest(batch) == seen
+    assert digest(batch) == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drawn dataset: repeatable, readable, and its boxes fit the pixels."""
+"""The synthetic dataset is reproducible, is valid COCO, and its boxes match the pixels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     a, b, c, d = (files(tmp_path / name) for name in "abcd")
     assert a == b
     assert a["train/000000.jpg"] != c["train/000000.jpg"]
-    assert a["train/000001.jpg"] == d["train/000001.jpg"]  # a picture does not depend on how many there are
+    # A picture does not depend on the number of pictures.
+    assert a["train/000001.jpg"] == d["train/000001.jpg"]
 
 
-def test_it_is_a_coco_dataset(tmp_path: Path) -> None:
+def test_dataset_is_valid_coco(tmp_path: Path) -> None:
     shapes.draw_shapes(tmp_path, 30, seed=0, height=64, width=96, split="val")
-    split = schema.Split(annotations=("annotations/instances_val.json",), images="val")
-    config = schema.Dataset(dataset="shapes", format="coco", data_dir=str(tmp_path), val=split)
+    split = schema.SplitConfig(annotations=("annotations/instances_val.json",), images="val")
+    config = schema.DatasetConfig(dataset="shapes", format="coco", data_dir=str(tmp_path), val=split)
     dataset = read_dataset(config, "val")
     assert dataset.class_names == ("circle", "square", "triangle", "star")
     assert len(dataset) == 30
@@ -38,7 +39,7 @@ def test_it_is_a_coco_dataset(tmp_path: Path) -> None:
     assert set(labels.tolist()) == {0, 1, 2, 3}
 
 
-def test_boxes_are_tight_around_what_is_drawn() -> None:
+def test_boxes_are_tight_around_the_drawn_pixels() -> None:
     sides = []
     for seed in range(40):
         _, drawn = shapes.draw_picture(np.random.default_rng(seed), 128, 160)
@@ -52,7 +53,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
     assert 8 <= min(sides) < 16 and 55 < max(sides) <= 64.1
 
 
-def test_hidden_objects_are_left_out() -> None:
+def test_mostly_hidden_objects_are_left_out() -> None:
     hidden = 0
     for seed in range(60):
         _, drawn = shapes.draw_picture(np.random.default_rng(seed), 128, 128)
@@ -63,7 +64,7 @@ def test_hidden_objects_are_left_out() -> None:
             assert seen >= shapes.VISIBLE
             hidden += seen < 0.9
             front |= own
-    assert hidden > 10  # they do cover one another
+    assert hidden > 10  # shapes do cover each other
 
 
 def test_the_command_writes_three_splits(tmp_path: Path, monkeypatch: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pascal VOC files, clean and dirty."""
+"""Valid and invalid Pascal VOC files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pointdet.config import schema
 from pointdet.data.catalogue import read_dataset
 from pointdet.errors import PointDetError
 
-Write = Callable[..., schema.Dataset]
+Write = Callable[..., schema.DatasetConfig]
 SIZE = "<size><width>60</width><height>40</height><depth>3</depth></size>"
 
 
-def thing(name: str, *corners: object, more: str = "") -> str:
+def xml_object(name: str, *corners: object, more: str = "") -> str:
     x1, y1, x2, y2 = corners
     box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
     return f"<object><name>{name}</name>{more}<bndbox>{box}</bndbox></object>"
@@ -28,9 +28,9 @@ def test_boxes_labels_and_difficult(voc: Write) -> None:
     config = voc(
         {
             "000005": SIZE
-            + thing("dog", 1, 1, 60, 40)
-            + thing("cat", 2, 3, 5.5, 8, more="<difficult>1</difficult>"),
-            "000002": SIZE + thing("person", 11, 12, 21, 32, more=parts),
+            + xml_object("dog", 1, 1, 60, 40)
+            + xml_object("cat", 2, 3, 5.5, 8, more="<difficult>1</difficult>"),
+            "000002": SIZE + xml_object("person", 11, 12, 21, 32, more=parts),
             "000009": SIZE,
         }
     )
@@ -48,8 +48,10 @@ def test_boxes_labels_and_difficult(voc: Write) -> None:
     assert len(third.annotation) == 0
 
 
-def test_lists_are_joined_and_tolerant(voc: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    files = {stem: SIZE + thing("dog", 1, 1, 9, 9) for stem in ("a", "b", "c d")}
+def test_lists_are_joined_and_read_leniently(
+    voc: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {stem: SIZE + xml_object("dog", 1, 1, 9, 9) for stem in ("a", "b", "c d")}
     lists = {"dog_train": "a  1\r\nb -1\r\n\r\n", "more": "\ufeffc d\nb\n"}
     config = voc(
         files,
@@ -61,11 +63,11 @@ def test_lists_are_joined_and_tolerant(voc: Write, tmp_path: Path, caplog: pytes
     assert "1 images are listed more than once: kept once (first: b)" in caplog.text
 
 
-def test_val_knows_only_the_classes_of_train(voc: Write) -> None:
+def test_val_has_the_classes_of_train(voc: Write) -> None:
     files = {
-        "a": SIZE + thing("dog", 1, 1, 9, 9),
-        "b": SIZE + thing("cat", 1, 1, 9, 9),
-        "c": SIZE + thing("dgo", 1, 1, 9, 9),
+        "a": SIZE + xml_object("dog", 1, 1, 9, 9),
+        "b": SIZE + xml_object("cat", 1, 1, 9, 9),
+        "c": SIZE + xml_object("dgo", 1, 1, 9, 9),
     }
     config = voc(files, {"trainval": "a\nb", "test": "a"})
     train = read_dataset(config, "train")
@@ -73,16 +75,18 @@ def test_val_knows_only_the_classes_of_train(voc: Write) -> None:
     assert val.class_names == ("cat", "dog")
     assert val.records[0].annotation.labels.tolist() == [1]
     config = voc(files, {"trainval": "a\nb", "test": "c"})
-    with pytest.raises(PointDetError, match=r"the class 'dgo' is not one of the 2 classes .*nearest: 'dog'"):
+    with pytest.raises(
+        PointDetError, match=r"the class 'dgo' is not one of the 2 trained classes .*nearest: 'dog'"
+    ):
         read_dataset(config, "val", train.class_names)
 
 
-def test_chosen_classes_leave_the_others_out(voc: Write, caplog: pytest.LogCaptureFixture) -> None:
-    files = {"a": SIZE + thing("dog", 1, 1, 9, 9) + thing("cat", 2, 2, 8, 8)}
+def test_class_names_select_the_classes(voc: Write, caplog: pytest.LogCaptureFixture) -> None:
+    files = {"a": SIZE + xml_object("dog", 1, 1, 9, 9) + xml_object("cat", 2, 2, 8, 8)}
     dataset = read_dataset(voc(files, class_names=["dog"]), "train")
     np.testing.assert_array_equal(dataset.records[0].annotation.boxes, [[0, 0, 8, 8]])
     assert "1 objects of classes that are not in the class names (cat) are left out" in caplog.text
-    with pytest.raises(PointDetError, match="there is no class 'dogs', but 'dog'"):
+    with pytest.raises(PointDetError, match="there is no class 'dogs', but there is 'dog'"):
         read_dataset(voc(files, class_names=["dogs", "cat"]), "train")
 
 
@@ -93,18 +97,20 @@ def test_chosen_classes_leave_the_others_out(voc: Write, caplog: pytest.LogCaptu
         ((9, 5, 5, 9), None, "1 boxes without area"),
         (("nan", 5, 5, 9), None, "1 boxes without area"),
         ((70, 5, 80, 9), None, "1 boxes outside their image are left out"),
-        ((-9, 5, 20, 9), (0, 4, 19, 8), "1 boxes stick out of their image and are cut"),
+        ((-9, 5, 20, 9), (0, 4, 19, 8), "1 boxes extend beyond their image and are clipped"),
         ((0, 5, 20, 9), (-1, 4, 19, 8), None),
     ],
 )
-def test_dirty_boxes(
+def test_invalid_boxes(
     voc: Write,
     caplog: pytest.LogCaptureFixture,
     corners: tuple[object, ...],
     expected: tuple[float, ...] | None,
     warning: str | None,
 ) -> None:
-    dataset = read_dataset(voc({"a": SIZE + thing("dog", *corners) + thing("dog", 1, 1, 9, 9)}), "train")
+    dataset = read_dataset(
+        voc({"a": SIZE + xml_object("dog", *corners) + xml_object("dog", 1, 1, 9, 9)}), "train"
+    )
     boxes = dataset.records[0].annotation.boxes
     np.testing.assert_array_equal(boxes, [*([] if expected is None else [expected]), (0, 0, 8, 8)])
     assert (warning in caplog.text and "a.jpg" in caplog.text) if warning else not caplog.records
@@ -112,18 +118,19 @@ def test_dirty_boxes(
 
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
 def test_missing_size_is_read_from_the_image(voc: Write, caplog: pytest.LogCaptureFixture, size: str) -> None:
-    record = read_dataset(voc({"a": size + thing("dog", 1, 1, 9, 9)}), "train").records[0]
+    record = read_dataset(voc({"a": size + xml_object("dog", 1, 1, 9, 9)}), "train").records[0]
     assert (record.height, record.width) == (40, 60)
     assert "1 images without a size" in caplog.text
 
 
-def test_images_of_other_extensions_and_names(
+def test_images_with_other_extensions_and_names(
     voc: Write, tmp_path: Path, write_image: Callable[..., Path]
 ) -> None:
     files = {
-        "a": SIZE + thing("dog", 1, 1, 9, 9),
+        "a": SIZE + xml_object("dog", 1, 1, 9, 9),
         "b": "<filename>photo.jpg</filename>" + SIZE,
-        "c": "<filename>a.PNG</filename>" + SIZE,  # wrong, as after renaming: the file of its own name wins
+        # Outdated, as after renaming: the image named like the XML file is used.
+        "c": "<filename>a.PNG</filename>" + SIZE,
     }
     config = voc(files)
     images = tmp_path / "VOC2007" / "JPEGImages"
@@ -137,8 +144,8 @@ def test_images_of_other_extensions_and_names(
     assert names == ["a.PNG", "photo.jpg", "c.jpg"]
 
 
-def test_missing_images_stop_with_their_number(voc: Write, tmp_path: Path) -> None:
-    config = voc({"a": SIZE + thing("dog", 1, 1, 9, 9), "b": SIZE})
+def test_missing_images_are_an_error_with_their_number(voc: Write, tmp_path: Path) -> None:
+    config = voc({"a": SIZE + xml_object("dog", 1, 1, 9, 9), "b": SIZE})
     (tmp_path / "VOC2007" / "JPEGImages" / "b.jpg").unlink()
     with pytest.raises(PointDetError, match=r"1 of 2 images are not on disk \(first: .*b.jpg\)"):
         read_dataset(config, "train")
@@ -148,13 +155,13 @@ def test_missing_images_stop_with_their_number(voc: Write, tmp_path: Path) -> No
     ("content", "message"),
     [
         ("<object>", r"a.xml is not a VOC annotation: mismatched tag"),
-        ("<object><name>dog</name></object>", r"a.xml .* 'dog' has no complete bndbox"),
+        ("<object><name>dog</name></object>", r"a.xml .* 'dog' has an incomplete bndbox"),
         ("<object></object>", r"a.xml .* an object has no name"),
-        (thing("dog", 1, "two", 3, 4), r"a.xml .* could not convert string to float: 'two'"),
-        ("", "no image of this split has an object"),
+        (xml_object("dog", 1, "two", 3, 4), r"a.xml .* could not convert string to float: 'two'"),
+        ("", "no image of this split has objects"),
     ],
 )
-def test_broken_files_are_refused_in_words(voc: Write, content: str, message: str) -> None:
+def test_invalid_files_are_errors(voc: Write, content: str, message: str) -> None:
     with pytest.raises(PointDetError, match=message):
         read_dataset(voc({"a": SIZE + content}), "train")
 
@@ -173,7 +180,7 @@ def test_absent_files_are_named(voc: Write, tmp_path: Path) -> None:
         read_dataset(config, "train")
 
 
-def test_images_key_is_refused(voc: Write) -> None:
+def test_images_key_is_an_error(voc: Write) -> None:
     split = {"annotations": ["VOC2007/ImageSets/Main/trainval.txt"], "images": "JPEGImages"}
     with pytest.raises(PointDetError, match="remove the key `images`"):
         read_dataset(voc({"a": SIZE}, train=split), "train")

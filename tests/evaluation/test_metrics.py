@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AP against pycocotools, against the numbers published evaluators gave, and at its corner cases."""
+"""AP against pycocotools, against results of the published evaluation programs, and in corner cases."""
 
 import contextlib
 import io
@@ -45,8 +45,8 @@ def make_dataset(annotations, class_names, category_ids=None, image_ids=None):
     )
 
 
-def drawn_scene(images=40, seed=3):
-    """Objects of all sizes, crowds, an image and a class without objects; hits, near misses, inventions."""
+def random_scene(images=40, seed=3):
+    """Objects of all sizes, crowds, an image and a class without objects; noisy and random detections."""
     random = np.random.default_rng(seed)
     annotations, found = [], []
     for image in range(images):
@@ -60,10 +60,10 @@ def drawn_scene(images=40, seed=3):
         annotations.append(Annotation(boxes, labels, random.random(count) < 0.15, areas))
         near = np.repeat(boxes, 3, axis=0)
         near = near + random.normal(0, 0.08, near.shape) * np.repeat(size.repeat(3, axis=0), 2, axis=1)
-        wild = random.uniform(0, 200, (6, 4)) + [0, 0, 200, 200]
-        joined = np.concatenate([near, wild])
+        random_boxes = random.uniform(0, 200, (6, 4)) + [0, 0, 200, 200]
+        joined = np.concatenate([near, random_boxes])
         joined_labels = np.concatenate([np.repeat(labels, 3), random.integers(0, 5, 6)])
-        # Few different scores: ties must fall the same way.
+        # Few different scores, so that there are ties.
         scores = np.round(random.random(len(joined)), 2)
         found.append(make_detections(joined, joined_labels, scores).best(100))
     # Neither images nor categories are in the order of their ids.
@@ -73,7 +73,7 @@ def drawn_scene(images=40, seed=3):
 
 
 def pycocotools_evaluation(dataset, found, **parameters):
-    """pycocotools' own evaluation; `parameters` such as catIds and iouThrs."""
+    """The evaluation of pycocotools; `parameters` such as catIds and iouThrs."""
     truth = COCO()
     truth.dataset = {
         "images": [{"id": r.image_id, "height": r.height, "width": r.width} for r in dataset.records],
@@ -100,7 +100,7 @@ def pycocotools_evaluation(dataset, found, **parameters):
         annotation["id"] = number
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        # Through text, as a user hands the result file to pycocotools.
+        # Converted to JSON and back, as with the result file.
         result = truth.loadRes(json.loads(json.dumps(coco_entries(dataset, found))))
         evaluation = COCOeval(truth, result, "bbox")
         vars(evaluation.params).update(parameters)
@@ -110,30 +110,30 @@ def pycocotools_evaluation(dataset, found, **parameters):
     return evaluation
 
 
-def test_coco_numbers_are_those_of_pycocotools(capfd):
-    dataset, found = drawn_scene()
+def test_coco_metrics_equal_pycocotools(capfd):
+    dataset, found = random_scene()
     metrics = coco_metrics(dataset, found)
     assert capfd.readouterr() == ("", "")
     expected = pycocotools_evaluation(dataset, found).stats
     assert 0.1 < metrics["AP"] < 0.9
     np.testing.assert_allclose([metrics[name] for name in COCO_NUMBERS], expected, rtol=1e-12)
     for name, category in zip(dataset.class_names, dataset.category_ids, strict=True):
-        alone = pycocotools_evaluation(dataset, found, catIds=[category]).stats
+        of_class = pycocotools_evaluation(dataset, found, catIds=[category]).stats
         got = [metrics[f"AP/{name}"], metrics[f"AP50/{name}"]]
-        np.testing.assert_allclose(got, np.where(alone[:2] < 0, np.nan, alone[:2]), rtol=1e-12)
-    assert math.isnan(metrics["AP/e"])  # no object of the last class
+        np.testing.assert_allclose(got, np.where(of_class[:2] < 0, np.nan, of_class[:2]), rtol=1e-12)
+    assert math.isnan(metrics["AP/e"])  # the last class has no objects
 
 
 RATES = {"FD": slice(10), "FD05": 0, "FD25": 4, "FD50": 9, "FD75": 10}
-FOUND_AT = np.append(np.linspace(0.05, 0.5, 10), 0.75)
+IOU_THRESHOLDS = np.append(np.linspace(0.05, 0.5, 10), 0.75)
 
 
-def test_false_discovery_rates_are_those_of_pycocotools(capfd):
-    """Crowds, all sizes, and a class without objects, which is no part of the means."""
-    dataset, found = drawn_scene()
+def test_false_discovery_rates_equal_pycocotools(capfd):
+    """With crowds, all sizes, and a class without objects, which is excluded from the means."""
+    dataset, found = random_scene()
     rates = false_discovery_rates(dataset, found)
     assert capfd.readouterr() == ("", "")
-    precision = pycocotools_evaluation(dataset, found, iouThrs=FOUND_AT).eval["precision"][..., -1]
+    precision = pycocotools_evaluation(dataset, found, iouThrs=IOU_THRESHOLDS).eval["precision"][..., -1]
     assert (precision == -1).any()
     expected = {name: precision[thresholds, ..., 0] for name, thresholds in RATES.items()}
     expected |= {f"FD{size}": precision[:10, ..., area] for area, size in enumerate("sml", 1)}
@@ -146,30 +146,30 @@ def test_false_discovery_rates_are_those_of_pycocotools(capfd):
 
 
 def plain_precision(dataset, found, label, threshold):
-    """The best precision at 101 recalls or beyond them; every detection takes the free object it covers best."""
-    scores, right, objects = [], [], 0
+    """Interpolated precision at 101 recalls. A detection matches the unmatched object of highest IoU."""
+    scores, is_true, positives = [], [], 0
     for record, one in zip(dataset.records, found, strict=True):
-        free = record.annotation.boxes[record.annotation.labels == label].tolist()
-        objects += len(free)
-        mine = one[one.labels == label]
+        unmatched = record.annotation.boxes[record.annotation.labels == label].tolist()
+        positives += len(unmatched)
+        of_class = one[one.labels == label]
         for (x1, y1, x2, y2), score in sorted(
-            zip(mine.boxes.tolist(), mine.scores, strict=True), key=lambda pair: -pair[1]
+            zip(of_class.boxes.tolist(), of_class.scores, strict=True), key=lambda pair: -pair[1]
         ):
             overlaps = []
-            for left, top, far, low in free:
-                common = max(min(x2, far) - max(x1, left), 0) * max(min(y2, low) - max(y1, top), 0)
-                union = (x2 - x1) * (y2 - y1) + (far - left) * (low - top) - common
+            for left, top, right, bottom in unmatched:
+                common = max(min(x2, right) - max(x1, left), 0) * max(min(y2, bottom) - max(y1, top), 0)
+                union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - common
                 overlaps.append(common / union)
-            right.append(max(overlaps, default=0) >= threshold)
-            if right[-1]:
-                del free[int(np.argmax(overlaps))]
+            is_true.append(max(overlaps, default=0) >= threshold)
+            if is_true[-1]:
+                del unmatched[int(np.argmax(overlaps))]
             scores.append(score)
-    hits = np.cumsum(np.array(right)[np.argsort(-np.array(scores), kind="stable")])
-    precision, recall = hits / np.arange(1, len(hits) + 1), hits / objects
+    true_positives = np.cumsum(np.array(is_true)[np.argsort(-np.array(scores), kind="stable")])
+    precision, recall = true_positives / np.arange(1, len(scores) + 1), true_positives / positives
     return [precision[recall >= level].max(initial=0) for level in np.linspace(0, 1, 101)]
 
 
-def test_false_discovery_rates_counted_plainly():
+def test_false_discovery_rates_equal_a_plain_computation():
     random = np.random.default_rng(8)
     annotations, found = [], []
     for _ in range(6):
@@ -179,24 +179,24 @@ def test_false_discovery_rates_counted_plainly():
         annotations.append(Annotation.of(boxes, labels))
         near = np.concatenate([boxes, boxes[:2]]) + random.normal(0, 12, (6, 4))
         found.append(make_detections(near, np.concatenate([labels, labels[:2]]), random.random(6)))
-    dataset = make_dataset(annotations, "abc")  # no object of the last class
+    dataset = make_dataset(annotations, "abc")  # the last class has no objects
     rates = false_discovery_rates(dataset, found)
     precision = np.array(
-        [[plain_precision(dataset, found, label, iou) for label in (0, 1)] for iou in FOUND_AT]
+        [[plain_precision(dataset, found, label, iou) for label in (0, 1)] for iou in IOU_THRESHOLDS]
     )
     for name, thresholds in RATES.items():
         assert rates[name] == pytest.approx(np.mean(1 - precision[thresholds]), rel=1e-9), name
     assert rates["FD05"] < rates["FD25"] < rates["FD75"]
 
 
-def test_coco_numbers_are_the_published_ones():
-    truth, dataset_ids = GOLDEN["coco"]["ground_truth"], {}
+def test_coco_metrics_equal_the_published_ones():
+    truth, annotations_of = GOLDEN["coco"]["ground_truth"], {}
     for annotation in truth["annotations"]:
-        dataset_ids.setdefault(annotation["image_id"], []).append(annotation)
+        annotations_of.setdefault(annotation["image_id"], []).append(annotation)
     categories = [c["id"] for c in truth["categories"]]
     annotations, found = [], []
     for image in truth["images"]:
-        objects = dataset_ids.get(image["id"], [])
+        objects = annotations_of.get(image["id"], [])
         boxes = np.array([o["bbox"] for o in objects]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         annotations.append(
@@ -207,12 +207,12 @@ def test_coco_numbers_are_the_published_ones():
                 np.array([o["area"] for o in objects], np.float32),
             )
         )
-        mine = [d for d in GOLDEN["coco"]["detections"] if d["image_id"] == image["id"]]
+        results = [d for d in GOLDEN["coco"]["detections"] if d["image_id"] == image["id"]]
         found.append(
             make_detections(
-                [d["box"] for d in mine],
-                [categories.index(d["category_id"]) for d in mine],
-                [d["score"] for d in mine],
+                [d["box"] for d in results],
+                [categories.index(d["category_id"]) for d in results],
+                [d["score"] for d in results],
             )
         )
     names = [c["name"] for c in truth["categories"]]
@@ -225,7 +225,7 @@ def test_coco_numbers_are_the_published_ones():
 
 @pytest.mark.parametrize("year, curve", [("voc07", "voc07_11point"), ("voc10", "voc10_area")])
 @pytest.mark.parametrize("difficult", ["ignored", "counted"])
-def test_voc_ap_is_the_published_one(year, curve, difficult):
+def test_voc_ap_equals_the_published_one(year, curve, difficult):
     golden, names = GOLDEN["voc"], list(GOLDEN["voc"]["detections"])
     annotations, found = [], []
     for image in golden["images"]:
@@ -237,7 +237,7 @@ def test_voc_ap_is_the_published_one(year, curve, difficult):
         table = np.array([(*row, label) for label, rows in enumerate(of_class) for row in rows]).reshape(
             -1, 6
         )
-        # The published evaluators round what they write: boxes to 1 decimal, scores to 3.
+        # The published programs round their results: boxes to 1 decimal, scores to 3.
         boxes, scores = np.round(table[:, :4] + 1, 1) - 1, np.round(table[:, 4], 3)
         found.append(make_detections(boxes, table[:, 5], scores))
     metrics = voc_metrics(make_dataset(annotations, names), found, year)
@@ -253,14 +253,14 @@ def test_voc_ap_is_the_published_one(year, curve, difficult):
     assert metrics["AP"] == pytest.approx(np.mean(measured), abs=1e-12)
 
 
-def test_voc_overlap_counts_the_last_pixel_and_must_exceed_a_half():
-    # 10 x 1 pixels with the last one counted; the detection shares 5 of 10 pixels and adds none: overlap 1/2.
+def test_voc_overlap_includes_the_last_pixel_and_must_exceed_a_half():
+    # The object has 10 x 1 pixels. The first detection covers 5 of them and no others: IoU 1/2.
     dataset = make_dataset([Annotation.of([[0, 0, 9, 0]], [0])], ["a"])
     assert voc_metrics(dataset, [make_detections([[0, 0, 4, 0]], [0], [0.9])], "voc10")["AP"] == 0.0
     assert voc_metrics(dataset, [make_detections([[0, 0, 5, 0]], [0], [0.9])], "voc10")["AP"] == 1.0
 
 
-def test_voc_second_detection_of_an_object_is_wrong():
+def test_voc_second_detection_of_an_object_is_a_false_positive():
     dataset = make_dataset([Annotation.of([[0, 0, 9, 9], [50, 50, 59, 59]], [0, 0])], ["a"])
     boxes = [[0, 0, 9, 9], [0, 0, 9, 9], [50, 50, 59, 59]]
     metrics = voc_metrics(dataset, [make_detections(boxes, [0, 0, 0], [0.9, 0.8, 0.7])], "voc10")
@@ -268,7 +268,7 @@ def test_voc_second_detection_of_an_object_is_wrong():
 
 
 @pytest.mark.parametrize("metric", ["coco", "voc07", "voc10"])
-def test_nothing_found_and_nothing_to_find(metric):
+def test_no_detections_and_no_ground_truth(metric):
     nothing = make_detections([], [], [])
     some = make_dataset([Annotation.of([[0, 0, 99, 99]], [0]), Annotation.of([], [])], ["a", "b"])
     metrics = measure(some, [nothing, nothing], metric)
@@ -279,6 +279,6 @@ def test_nothing_found_and_nothing_to_find(metric):
     assert math.isnan(measure(empty, [make_detections([[0, 0, 9, 9]], [0], [0.5])], metric)["AP"])
 
 
-def test_lists_of_another_length_are_refused():
+def test_detections_of_another_number_of_images_raise_an_error():
     with pytest.raises(ValueError, match="1 lists of detections for 40 images"):
-        voc_metrics(drawn_scene()[0], [make_detections([], [], [])], "voc07")
+        voc_metrics(random_scene()[0], [make_detections([], [], [])], "voc07")

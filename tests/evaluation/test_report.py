@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table, metrics.json and detections.json."""
+"""The table of the metrics, metrics.json and detections.json."""
 
 import json
 import math
@@ -9,7 +9,8 @@ import pytest
 
 from pointdet.errors import PointDetError
 from pointdet.evaluation.metrics import COCO_NUMBERS, coco_metrics, false_discovery_rates, voc_metrics
-from pointdet.evaluation.report import table, write_detections, write_metrics, write_text
+from pointdet.evaluation.report import table, write_detections, write_metrics
+from pointdet.files import write_text
 from pointdet.structures import Annotation, Dataset, Detections, Record
 
 DATASET = Dataset(
@@ -41,14 +42,14 @@ def test_table_of_voc():
         "traffic light   50.0",
         "cat                -",
         "",
-        "No objects to find, so not part of the means: cat.",
+        "No ground truth, so excluded from the means: cat.",
     ]
 
 
 def test_table_of_coco_has_the_twelve_numbers_and_the_classes():
     lines = table(DATASET, "coco", coco_metrics(DATASET, FOUND)).splitlines()
     assert tuple(lines[2].split()) == COCO_NUMBERS
-    assert lines[3].split()[3:5] == ["-", "-"]  # no small and no medium object
+    assert lines[3].split()[3:5] == ["-", "-"]  # there are no small and no medium objects
     assert lines[5].split() == ["class", "AP", "AP50"]
     assert lines[6] == "traffic light   50.5   50.5"  # one of two objects: 51 of 101 recall points
 
@@ -71,13 +72,13 @@ def test_metrics_file_is_json_without_nan(tmp_path):
     metrics = voc_metrics(DATASET, FOUND, "voc10")
     write_metrics(tmp_path / "deep" / "metrics.json", DATASET, "voc10", metrics)
     text = (tmp_path / "deep" / "metrics.json").read_text()
-    written = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    written = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert written["dataset"] == "made_test" and written["images"] == 2 and written["metric"] == "voc10"
     assert math.isnan(metrics["AP/cat"]) and written["metrics"].pop("AP/cat") is None
     assert written["metrics"] == {"AP": 0.5, "AP/traffic light": 0.5}
 
 
-def test_detections_file_has_the_files_own_ids_in_full_precision(tmp_path):
+def test_detections_file_has_ids_of_the_annotation_file_and_full_precision(tmp_path):
     path = tmp_path / "detections.json"
     write_detections(path, DATASET, FOUND)
     assert json.loads(path.read_text()) == [
@@ -87,7 +88,7 @@ def test_detections_file_has_the_files_own_ids_in_full_precision(tmp_path):
     assert json.loads(path.read_text()) == []
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation gives the same list for any number of ranks and survives images that cannot be read."""
+"""Evaluation returns the same list for any number of ranks, and skips images that cannot be read."""
 
 import threading
 
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pointdet.config.schema import CtDet, Input, Test
+from pointdet.config.schema import CtDetConfig, InputConfig, TestConfig
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.evaluation.run import evaluate
 from pointdet.inference.predictor import Predictor
@@ -15,7 +15,7 @@ from pointdet.structures import Annotation, Dataset, Detections, Record
 
 
 class ThreadRanks:
-    """Ranks that are threads of this process and meet at a barrier."""
+    """Ranks that are threads of this process and exchange values at a barrier."""
 
     def __init__(self, rank, size, shared):
         self.rank, self.size, self._shared = rank, size, shared
@@ -34,7 +34,7 @@ class ThreadRanks:
         return self._shared["value"]
 
 
-def on_ranks(size, work):
+def run_on_ranks(size, work):
     shared = {"values": [None] * size, "barrier": threading.Barrier(size)}
     results = [None] * size
 
@@ -50,7 +50,7 @@ def on_ranks(size, work):
 
 
 def network(images):
-    """Maps that show the image: brightness of each 4 x 4 block as heatmap, a class for each channel."""
+    """Maps computed from the image: the heatmap is the mean of each 4 x 4 block, one class per channel."""
     count, height, width, _ = images.shape
     blocks = images.reshape(count, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
     size = np.full((count, 2, height // 4, width // 4), 3, np.float32)
@@ -58,9 +58,13 @@ def network(images):
 
 
 def make_predictor(**test):
-    codec = CtDetCodec.of(CtDet(), 3, 64, 64)
+    codec = CtDetCodec.of(CtDetConfig(), 3, 64, 64)
     return Predictor(
-        network, codec, Input(height=64, width=64), Test(max_detections=5, **test), ["b", "g", "r"]
+        network,
+        codec,
+        InputConfig(height=64, width=64),
+        TestConfig(max_detections=5, **test),
+        ["b", "g", "r"],
     )
 
 
@@ -85,31 +89,33 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("test", [{}, {"batch_size": 3}, {"batch_size": 2, "keep_resolution": True}])
 @pytest.mark.parametrize("size, images", [(1, 7), (2, 7), (3, 7), (4, 2)])
-def test_every_rank_gets_what_one_rank_finds(tmp_path, size, images, test):
+def test_every_rank_returns_the_detections_of_a_single_process(tmp_path, size, images, test):
     dataset, predictor = make_dataset(tmp_path, images), make_predictor(**test)
     expected = [predictor(cv2.imread(record.image_path)) for record in dataset.records]
     assert all(len(found) == 5 for found in expected)
-    assert len({found.boxes.tobytes() for found in expected}) == images  # so that a wrong order shows
-    results = on_ranks(size, lambda ranks: evaluate(make_predictor(**test), dataset, ranks))
+    assert (
+        len({found.boxes.tobytes() for found in expected}) == images
+    )  # all differ: a wrong order is detected
+    results = run_on_ranks(size, lambda ranks: evaluate(make_predictor(**test), dataset, ranks))
     for result in results:
         assert_same(result, expected)
 
 
-def test_images_that_cannot_be_read_find_nothing_and_are_named_once(tmp_path, caplog, capfd):
+def test_unreadable_images_have_no_detections_and_one_warning(tmp_path, caplog, capfd):
     dataset = make_dataset(tmp_path, 6)
     (tmp_path / "1.png").unlink()
     (tmp_path / "4.png").write_bytes(b"no image")
     expected = [Detections.join([])] * 6
     for i in (0, 2, 3, 5):
         expected[i] = make_predictor()(cv2.imread(dataset.records[i].image_path))
-    for result in on_ranks(2, lambda ranks: evaluate(make_predictor(batch_size=2), dataset, ranks)):
+    for result in run_on_ranks(2, lambda ranks: evaluate(make_predictor(batch_size=2), dataset, ranks)):
         assert_same(result, expected)
     (warning,) = caplog.messages
     assert warning.startswith("2 of 6 images") and "1.png" in warning and "4.png" in warning
-    assert capfd.readouterr() == ("", "")  # no progress bar where nobody watches
+    assert capfd.readouterr() == ("", "")  # no progress bar without a terminal
 
 
-def test_another_error_while_reading_ends_the_evaluation(tmp_path):
+def test_other_errors_while_reading_are_raised(tmp_path):
     dataset, predictor = make_dataset(tmp_path, 30), make_predictor()
 
     def broken(image):
@@ -117,6 +123,6 @@ def test_another_error_while_reading_ends_the_evaluation(tmp_path):
 
     predictor.prepare = broken
     with pytest.raises(ZeroDivisionError):
-        on_one = ThreadRanks(0, 1, {"values": [None], "barrier": threading.Barrier(1)})
-        evaluate(predictor, dataset, on_one)
+        single = ThreadRanks(0, 1, {"values": [None], "barrier": threading.Barrier(1)})
+        evaluate(predictor, dataset, single)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/deployment.md: its programs run as they stand there, without PointDet, and detect what PointDet does."""
+"""The programs of docs/deployment.md run without PointDet and have the same detections."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding
 
 @pytest.fixture
 def folder(tmp_path):
-    """image.jpg and the model, whose peaks lie around the threshold."""
+    """A folder with image.jpg, and a model some of whose scores are above the threshold."""
     data = tiny.draw(tmp_path / "data", train=1, val=1)
     model = tiny.model(tiny.config(data, "test.vis_thresh=0.1"))
     image = cv2.imread(str(next((data / "train").iterdir())))
@@ -28,44 +28,44 @@ def folder(tmp_path):
 
 
 def test_onnx_without_pointdet(folder):
-    where, model = folder
-    onnx.write(onnx.convert(model), where / "detector.onnx")
+    path, model = folder
+    onnx.write(onnx.convert(model), path / "detector.onnx")
     (program,) = re.findall(r"```python\n(import json\n.*?)```", TEXT, re.DOTALL)
-    (where / "program.py").write_text(
+    (path / "program.py").write_text(
         program + "\nimport sys\nassert not {'nnabla', 'pointdet'} & set(sys.modules)\n"
     )
     result = subprocess.run(
-        [sys.executable, "program.py"], check=False, cwd=where, capture_output=True, text=True, timeout=120
+        [sys.executable, "program.py"], check=False, cwd=path, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
     rows = [line.rsplit(" ", 5) for line in result.stdout.splitlines()]
     printed = {(name, *map(float, numbers)) for name, *numbers in rows}
-    found = Predictor.of(model)(cv2.imread(str(where / "image.jpg")))
+    found = Predictor.of(model)(cv2.imread(str(path / "image.jpg")))
     found = found[found.scores >= 0.1 + 1e-4]
     assert 0 < len(found) < 100
     for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True):
-        ours = (score, *box)
+        expected = (score, *box)
         assert any(
-            name == tiny.CLASS_NAMES[label] and np.allclose(numbers, ours, rtol=0, atol=0.02)
+            name == tiny.CLASS_NAMES[label] and np.allclose(numbers, expected, rtol=0, atol=0.02)
             for name, *numbers in printed
         )
 
 
 def test_nnabla_cli(folder):
-    where, model = folder
-    nnp.write(model, where / "detector.nnp")
+    path, model = folder
+    nnp.write(model, path / "detector.nnp")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-    pixels.tofile(where / "image.bin")
+    pixels.tofile(path / "image.bin")
     (command,) = re.findall(r"^nnabla_cli infer .*$", TEXT, re.MULTILINE)
     program = Path(sys.executable).with_name("nnabla_cli")
-    subprocess.run([program, *command.split()[1:]], check=True, cwd=where, capture_output=True, timeout=120)
-    written = np.fromfile(where / "maps_0.bin", np.float32)
+    subprocess.run([program, *command.split()[1:]], check=True, cwd=path, capture_output=True, timeout=120)
+    written = np.fromfile(path / "maps_0.bin", np.float32)
     expected = np.concatenate([array.ravel() for array in model.network()(pixels).values()])
     np.testing.assert_allclose(written, expected, rtol=0, atol=1e-5)
 
-    np.save(where / "image.npy", pixels[0])
-    (where / "images.csv").write_text("image\nimage.npy\n")
-    (where / "planes").mkdir()
+    np.save(path / "image.npy", pixels[0])
+    (path / "images.csv").write_text("image\nimage.npy\n")
+    (path / "planes").mkdir()
     (command,) = re.findall(r"^nnabla_cli forward .*$", TEXT, re.MULTILINE)
-    subprocess.run([program, *command.split()[1:]], check=True, cwd=where, capture_output=True, timeout=120)
-    assert len(list((where / "planes").rglob("*.png"))) == len(tiny.CLASS_NAMES) + 2 + 2
+    subprocess.run([program, *command.split()[1:]], check=True, cwd=path, capture_output=True, timeout=120)
+    assert len(list((path / "planes").rglob("*.png"))) == len(tiny.CLASS_NAMES) + 2 + 2

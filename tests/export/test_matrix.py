@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every detector on every backbone in both layouts: built, trained for a step, exported, loaded again, the same found."""
+"""Every detector on every backbone in both layouts: train a step, export, load; same detections."""
 
 import numpy as np
 import onnx
 import pytest
 import tiny
 
-from pointdet.config.flags import DETECTORS
 from pointdet.export import nnp
 from pointdet.export.onnx import convert
-from pointdet.inference.exported import NnpNetwork, OnnxNetwork
+from pointdet.model.exported import NnpNetwork, OnnxNetwork
+from pointdet.programs.flags import DETECTORS
 from pointdet.structures import Annotation
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.solver import Solver
@@ -28,7 +28,7 @@ def images(*shape):
 
 
 def with_contrast(model, pixels):
-    """Nobody trained this network: where its heatmaps are flat or 1 all over, rounding decides what is a peak."""
+    """Scale the heatmaps of an untrained network. Rounding decides on the peaks of flat or saturated ones."""
     final = [
         variable
         for name, variable in model.detector.parameters().items()
@@ -52,9 +52,9 @@ def assert_same_maps(found, expected):
 
 
 def assert_same_detections(codec, one, other):
-    """The best of each are among the better ones of the other: almost the same scores may come in another order."""
-    ours, theirs = (codec.decode({k: v[0] for k, v in maps.items()}, 4 * COUNT) for maps in (one, other))
-    for few, many in ((ours, theirs), (theirs, ours)):
+    """The best COUNT of each are among the best 4 * COUNT of the other; rounding may change their order."""
+    first, second = (codec.decode({k: v[0] for k, v in maps.items()}, 4 * COUNT) for maps in (one, other))
+    for few, many in ((first, second), (second, first)):
         assert len(few) >= COUNT
         for box, label, score in zip(few.boxes[:COUNT], few.labels, few.scores, strict=False):
             same = (many.labels == label) & (abs(many.boxes - box).max(axis=1) < 0.01)
@@ -62,7 +62,7 @@ def assert_same_detections(codec, one, other):
 
 
 def batch_of(model):
-    """An image with one object, and one without."""
+    """A batch of an image with one object and an image without objects."""
     codec, rng, samples = model.detector.codec, np.random.default_rng(0), []
     for boxes in ([[8, 12, 40, 52]], []):
         targets = {name: np.empty(shape, np.float32) for name, shape in codec.target_shapes().items()}
@@ -83,15 +83,15 @@ def train_one_step(model):
     assert all(np.isfinite(value) for value in terms.values()) and terms["total"] > 0
     after = tiny.parameters(model)
     assert all(np.isfinite(array).all() for array in after.values())
-    learnt = model.detector.parameters(learnt_only=True)
-    unmoved = [name for name in learnt if np.array_equal(before[name], after[name])]
-    assert len(unmoved) < 0.1 * len(learnt), unmoved
+    trainable = model.detector.parameters(trainable_only=True)
+    unchanged = [name for name in trainable if np.array_equal(before[name], after[name])]
+    assert len(unchanged) < 0.1 * len(trainable), unchanged
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_whole_life(tmp_path, data, detector, backbone, layout):
+def test_train_and_export(tmp_path, data, detector, backbone, layout):
     pixels = images(1, 64, 64)
     channel_last = f"mixed_precision.channel_last={layout == 'NHWC'}"
     config = tiny.config(data, f"detector.name={detector}", channel_last, *BACKBONES[backbone])
@@ -105,12 +105,12 @@ def test_whole_life(tmp_path, data, detector, backbone, layout):
     assert_same_maps(in_nnabla(pixels), expected)
     assert_same_detections(codec, in_nnabla(pixels), expected)
     if layout == "NHWC":
-        return  # what is exported is NCHW, so that the rest would be the same once more
+        return  # exports are always NCHW, so that the rest is covered by the other layout
 
-    made = convert(model)
-    onnx.checker.check_model(made, full_check=True)
-    in_onnx = OnnxNetwork(tmp_path / "x.onnx", made.SerializeToString())
+    converted = convert(model)
+    onnx.checker.check_model(converted, full_check=True)
+    in_onnx = OnnxNetwork(tmp_path / "x.onnx", converted.SerializeToString())
     assert_same_maps(in_onnx(pixels), expected)
     assert_same_detections(codec, in_onnx(pixels), expected)
-    larger = images(2, 64, 128)  # another batch, another size, the same file
+    larger = images(2, 64, 128)  # another batch size and another image size
     assert_same_maps(in_onnx(larger), network(larger))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported network, run by NNabla's own loader, is the network."""
+"""An exported .nnp file, loaded by NNabla's own loader, has the maps and detections of the network."""
 
 import subprocess
 import sys
@@ -16,9 +16,9 @@ from nnabla.utils.save import save
 
 from pointdet.errors import PointDetError
 from pointdet.export.nnp import write
-from pointdet.inference.exported import NnpNetwork
 from pointdet.inference.predictor import Predictor
-from pointdet.inference.restore import restore
+from pointdet.model.exported import NnpNetwork
+from pointdet.model.restore import restore
 from pointdet.ops.layers import Mode, upsample_bilinear, upsample_nearest
 from pointdet.runtime import start
 from pointdet.weights import h5_file
@@ -52,7 +52,7 @@ def test_same_maps(tmp_path, data, overrides):
     write(model, path, batch=2)
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.json", "x.nnp"]
     network = NnpNetwork(path)
-    for count in (2, 3):  # in batches of two
+    for count in (2, 3):  # the batch size of the file is 2
         pixels = images(count, 64, 96)
         expected, found = model.network()(pixels), network(pixels)
         assert set(found) == set(expected) == {"heatmap", "size", "offset"}
@@ -63,7 +63,7 @@ def test_same_maps(tmp_path, data, overrides):
 
 
 def test_upsampling_is_saved_with_its_convention(tmp_path):
-    """No network of above upsamples by interpolation."""
+    """The networks above have no upsampling by interpolation."""
     x = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal((1, 2, 3, 4)))
     y = upsample_bilinear(upsample_nearest(x, 2, Mode(False)), 4, Mode(False))
     network = {"name": "n", "batch_size": 1, "outputs": {"y": y}, "names": {"x": x}}
@@ -75,8 +75,8 @@ def test_upsampling_is_saved_with_its_convention(tmp_path):
     np.testing.assert_array_equal(loaded.outputs["y"].d, y.d)
 
 
-def test_heads_of_earlier_stacks_stay_behind(tmp_path, data):
-    """They were for the loss alone."""
+def test_heads_of_earlier_stacks_are_not_exported(tmp_path, data):
+    """Only the loss uses them."""
     settings = ("arch=hourglass", "num_layers=104", "hourglass_levels=1", "width=0.0625")
     trained = tiny.model(tiny.config(data, "input.width=63", *(f"model.{setting}" for setting in settings)))
     assert "stack1/hm_final/conv/b" in trained.detector.parameters()
@@ -120,38 +120,9 @@ def test_same_detections(tmp_path, data):
         np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=1e-3)
 
 
-def test_another_input_size_is_refused(tmp_path, data):
-    write(tiny.model(tiny.config(data)), tmp_path / "x.nnp")
-    with pytest.raises(
-        PointDetError, match="x.nnp was saved for inputs of 64 x 64, not 64 x 96; save it with this"
-    ):
-        NnpNetwork(tmp_path / "x.nnp")(images(1, 64, 96))
-
-
-def test_it_needs_its_card(tmp_path, data):
-    write(tiny.model(tiny.config(data)), tmp_path / "x.nnp")
-    for content in ("{", "{}"):
-        (tmp_path / "x.json").write_text(content)
-        with pytest.raises(PointDetError, match="x.json"):
-            NnpNetwork(tmp_path / "x.nnp")
-    (tmp_path / "x.json").unlink()
-    with pytest.raises(PointDetError, match="x.nnp needs x.json beside it, which was saved with it"):
-        NnpNetwork(tmp_path / "x.nnp")
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PK no archive"], ids=["nothing", "empty", "garbage"])
-def test_what_is_no_network_is_said(tmp_path, content):
-    path = tmp_path / "x.nnp"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(PointDetError, match="x.nnp is not a network saved by PointDet") as raised:
-        NnpNetwork(path)
-    assert "\n" not in str(raised.value)
-
-
-def test_no_place_to_write(tmp_path, data):
+def test_a_path_that_cannot_be_written_raises_an_error(tmp_path, data):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PointDetError, match=r"cannot write .*file/x.nnp \(.*\); choose another place"):
+    with pytest.raises(PointDetError, match=r"cannot write .*file/x.nnp \(.*\); .*choose another place"):
         write(tiny.model(tiny.config(data)), tmp_path / "file" / "x.nnp")
 
 
@@ -165,7 +136,7 @@ def export(*arguments):
     )
 
 
-def test_the_door(tmp_path, data):
+def test_program(tmp_path, data):
     model = tiny.model(tiny.config(data))
     checkpoint = tiny.write_checkpoint(tmp_path / "best", model)
     result = export("--checkpoint", checkpoint, "--save_dir", tmp_path / "out")
@@ -181,7 +152,7 @@ def test_the_door(tmp_path, data):
         np.testing.assert_allclose(array, model.network()(pixels)[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_door_refuses(tmp_path, data):
+def test_program_with_an_unsuitable_input_size(tmp_path, data):
     checkpoint = tiny.write_checkpoint(tmp_path / "best", tiny.model(tiny.config(data)))
     result = export("--checkpoint", checkpoint, "--input_h", "65", "--save_dir", tmp_path / "out")
     assert result.returncode == 2

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is particular to ONNX: each function by itself, what is folded, what is refused, precision, the card."""
+"""The export to ONNX: single functions, folded normalisation, precision, contents, and errors."""
 
 import importlib
-import json
 import sys
 from collections import Counter
 
@@ -19,9 +18,11 @@ from pointdet.errors import PointDetError
 from pointdet.export.nodes import Nodes
 from pointdet.export.onnx import OPSET, convert, emit, write
 from pointdet.export.quantised import int8
-from pointdet.inference.exported import OnnxNetwork
+from pointdet.model.exported import OnnxNetwork
+from pointdet.model.restore import restore
 from pointdet.ops.layers import Mode, upsample_bilinear, upsample_nearest
 from pointdet.ops.pooling import corner_pool
+from pointdet.runtime import start
 
 INFERENCE = Mode(training=False)
 
@@ -35,12 +36,12 @@ def images(*shape):
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
-def network(model, **how):
-    return OnnxNetwork("x.onnx", convert(model, **how).SerializeToString())
+def network(model, **settings):
+    return OnnxNetwork("x.onnx", convert(model, **settings).SerializeToString())
 
 
 def emitted(function, channels=6):
-    """x -> ONNX Runtime's result of what `function` became, for x of any batch and any size."""
+    """`function`, converted to ONNX and run by ONNX Runtime, for x of any batch size and any image size."""
     x = nn.Variable((1, channels, 32, 32))
     y = function(x)
     functions = []
@@ -48,13 +49,13 @@ def emitted(function, channels=6):
     nodes = Nodes(functions)
     nodes.bind(x, "x")
     emit(nodes, functions)
-    given, result = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", nodes.of(y))
+    source, result = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", nodes.name_of(y))
     )
-    graph = helper.make_graph(nodes.nodes, "x", [given], [result], nodes.initializers())
+    graph = helper.make_graph(nodes.nodes, "x", [source], [result], nodes.initializers())
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    return lambda array: session.run(None, {"x": array})[0], model
+    return lambda array: session.run(None, {"x": array})[0]
 
 
 def norm(x):
@@ -88,15 +89,15 @@ def convolution_read_twice(x):
     ids=["norm", "depthwise", "read twice", "line pool", "upsampling", "top", "bottom", "left", "right"],
 )
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 6, 32, 2)])
-def test_a_function_by_itself(function, shape):
+def test_a_single_function(function, shape):
     array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     x = nn.Variable.from_numpy_array(array)
     expected = function(x)
     expected.forward()
-    np.testing.assert_allclose(emitted(function)[0](array), expected.d, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(emitted(function)(array), expected.d, rtol=0, atol=1e-5)
 
 
-def test_what_has_no_counterpart_is_named():
+def test_functions_that_cannot_be_exported_are_named():
     with pytest.raises(PointDetError, match="NNabla's function Erf cannot be exported to ONNX"):
         emitted(F.erf)
     with pytest.raises(PointDetError, match=r"a slice of \(1, 6, 32, 32\) along \[2\]"):
@@ -105,14 +106,14 @@ def test_what_has_no_counterpart_is_named():
         emitted(lambda x: F.broadcast(F.relu(x), (1, 3, 32, 32)), channels=1)
 
 
-def test_normalisation_is_part_of_the_convolutions(data):
-    """Of batches and of colours; the first convolution has a convolution before it that normalises."""
+def test_normalisation_is_folded_into_convolutions(data):
+    """Batch normalisation is; the normalisation of colours is a convolution before the first one."""
     model = tiny.model(tiny.config(data))
     kinds = Counter(node.op_type for node in convert(model).graph.node)
     own = Counter(name.rpartition("/")[2] for name in model.detector.parameters())
     assert (
         kinds["Conv"] + kinds["ConvTranspose"] == 1 + own["W"] - 2
-    )  # three heads begin with one convolution
+    )  # the first convolutions of the three heads are joined
     assert not {"BatchNormalization", "Mul"} & set(kinds)
 
 
@@ -133,16 +134,16 @@ def test_layout_and_colour(data, overrides):
             np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
 
 
-def test_the_pipeline_leaves_peaks(data):
+def test_the_pipeline_outputs_peaks(data):
     model, pixels = tiny.model(tiny.config(data)), images(1, 64, 64)
     expected, found = model.network()(pixels), network(model, contents="pipeline")(pixels)
     is_peak = found["heatmap"] > 0
     assert 0.02 < is_peak.mean() < 0.25
     np.testing.assert_allclose(found["heatmap"][is_peak], expected["heatmap"][is_peak], atol=1e-6)
     codec = model.detector.codec
-    ours, theirs = (codec.decode({k: v[0] for k, v in maps.items()}, 20) for maps in (found, expected))
-    np.testing.assert_array_equal(ours.labels, theirs.labels)
-    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-3)
+    of_peaks, of_maps = (codec.decode({k: v[0] for k, v in maps.items()}, 20) for maps in (found, expected))
+    np.testing.assert_array_equal(of_peaks.labels, of_maps.labels)
+    np.testing.assert_allclose(of_peaks.boxes, of_maps.boxes, atol=1e-3)
 
 
 @pytest.mark.parametrize("arch", ["resnet", "resdcn"])
@@ -153,76 +154,29 @@ def test_half_and_int8(data, arch):
     half = convert(model, half=True)
     onnx.checker.check_model(half, full_check=True)
     assert len(half.SerializeToString()) < 0.6 * len(single.SerializeToString())
-    for made, precision, tolerance in ((half, "half", 2e-3), (int8(single, [pixels]), "int8", 3e-2)):
-        found = OnnxNetwork("x.onnx", made.SerializeToString())
-        assert found.card.precision == precision
+    for exported, precision, tolerance in ((half, "half", 2e-3), (int8(single, [pixels]), "int8", 3e-2)):
+        found = OnnxNetwork("x.onnx", exported.SerializeToString())
+        assert found.metadata.precision == precision
         for name, array in found(pixels).items():
             assert array.dtype == np.float32
             assert 0 < np.abs(array - expected[name]).max() < tolerance * np.abs(expected[name]).max()
     assert single.SerializeToString(deterministic=True) == before
 
 
-def test_the_card_stands_in_the_file(tmp_path, data):
-    model = tiny.model(tiny.config(data, "test.vis_thresh=0.25"))
-    write(convert(model), tmp_path / "folder" / "x.onnx")
-    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["x.onnx"]
-    told = {entry.key: entry.value for entry in onnx.load(tmp_path / "folder" / "x.onnx").metadata_props}
-    card = json.loads(told["pointdet"])
-    assert card["class_names"] == list(tiny.CLASS_NAMES) and card["threshold"] == 0.25
-    assert card["input"] == {
-        "height": 64,
-        "width": 64,
-        "sides_multiple_of": 32,
-        "largest_side": None,
-        "channel_order": "bgr",
-    }
-    assert OnnxNetwork(tmp_path / "folder" / "x.onnx").card.config == model.config
+def test_missing_onnx(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "pointdet.export.onnx")
+    with pytest.raises(PointDetError, match="ONNX is not installed; pip install -r requirements-onnx.txt"):
+        importlib.import_module("pointdet.export.onnx")
 
 
-def test_a_wrong_size_is_refused(data):
-    found = network(tiny.model(tiny.config(data)))
-    with pytest.raises(
-        PointDetError, match="the height of its input must be a multiple of 32 for resnet, not 65"
-    ):
-        found(images(1, 65, 64))
-    corners = network(tiny.model(tiny.config(data, "detector.name=cornernet")))
-    assert corners.card.largest_side == 1024
-    with pytest.raises(PointDetError, match="inputs of up to 1024 pixels, not 1056; .* larger --input_h"):
-        corners(images(1, 64, 1056))
+def test_exported_networks_cannot_be_exported_again(tmp_path, data):
+    write(convert(tiny.model(tiny.config(data))), tmp_path / "x.onnx")
+    with pytest.raises(PointDetError, match="cannot be exported again; use the checkpoint"):
+        convert(restore(tmp_path / "x.onnx", start()))
 
 
-def foreign(path):
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
-    opset = helper.make_opsetid("", OPSET)
-    path.write_bytes(helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
-
-
-def test_what_is_no_network_is_said(tmp_path):
-    path = tmp_path / "x.onnx"
-    with pytest.raises(PointDetError, match="cannot read .*x.onnx"):
-        OnnxNetwork(path)
-    for content in (b"", b"no protobuf"):
-        path.write_bytes(content)
-        with pytest.raises(
-            PointDetError, match="x.onnx is not a network that ONNX Runtime can load"
-        ) as raised:
-            OnnxNetwork(path)
-        assert "\n" not in str(raised.value)
-    foreign(path)
-    with pytest.raises(PointDetError, match="x.onnx was not saved by PointDet"):
-        OnnxNetwork(path)
-
-
-@pytest.mark.parametrize("missing, module", [("onnxruntime", "inference.exported"), ("onnx", "export.onnx")])
-def test_what_is_not_installed_is_said(monkeypatch, tmp_path, missing, module):
-    monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, f"pointdet.{module}")
-    with pytest.raises(PointDetError, match="is not installed; pip install -r requirements-onnx.txt"):
-        importlib.import_module(f"pointdet.{module}").OnnxNetwork(tmp_path / "x.onnx")
-
-
-def test_no_place_to_write(tmp_path, data):
+def test_a_path_that_cannot_be_written_raises_an_error(tmp_path, data):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PointDetError, match=r"cannot write .*file/x.onnx \(.*\); choose another place"):
+    with pytest.raises(PointDetError, match=r"cannot write .*file/x.onnx \(.*\); .*choose another place"):
         write(convert(tiny.model(tiny.config(data))), tmp_path / "file" / "x.onnx")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Either engine finds the same objects, from a checkpoint or from an exported file; what does not fit is said."""
+"""Both engines have the same detections, from a checkpoint or an exported file; errors of other engines."""
 
 import argparse
 from pathlib import Path
@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
-from pointdet.config import flags
 from pointdet.errors import PointDetError
 from pointdet.export import onnx
 from pointdet.inference import engine
-from pointdet.inference.from_flags import restore_model
 from pointdet.inference.predictor import Predictor
-from pointdet.inference.restore import restore
+from pointdet.programs import flags
+from pointdet.programs.from_flags import restore_model
 from pointdet.runtime import start
 
 
@@ -26,13 +25,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, data):
-    """best, a checkpoint; best.onnx; peaks.onnx, with the pipeline."""
-    where = tmp_path_factory.mktemp("exported")
+    """A folder with the checkpoint "best" and its export best.onnx."""
+    path = tmp_path_factory.mktemp("exported")
     model = tiny.model(tiny.config(data))
-    tiny.write_checkpoint(where / "best", model)
-    onnx.write(onnx.convert(model), where / "best.onnx")
-    onnx.write(onnx.convert(model, "pipeline"), where / "peaks.onnx")
-    return where
+    tiny.write_checkpoint(path / "best", model)
+    onnx.write(onnx.convert(model), path / "best.onnx")
+    return path
 
 
 def parsed(line):
@@ -60,7 +58,7 @@ def test_engines_agree(folder, data, settings):
         np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=1e-2)
 
 
-def test_in_python(folder, data):
+def test_predictor_on_both_engines(folder, data):
     image = cv2.imread(str(min((data / "train").iterdir())))
     expected = Predictor.from_checkpoint(folder / "best")
     for predictor in (
@@ -81,29 +79,11 @@ def test_in_python(folder, data):
         ("best.onnx", "ctdet --gpus 0", "ONNX Runtime runs on the CPU here; leave --gpus"),
         ("best.onnx", "ctdet --extension_module cudnn", "ONNX Runtime runs on the CPU here"),
         ("best.onnx", "cornernet", "detector cornernet disagrees with .*best.onnx, which holds ctdet"),
-        ("best.onnx", "ctdet --set model.width=0.25", "model is part of .*best.onnx and cannot be changed"),
-        ("best.onnx", "ctdet --set input.colour_order=rgb", "input.colour_order is part of .*best.onnx"),
-        ("peaks.onnx", "ctdet --test_flip", "peaks.onnx gives peaks, which cannot be averaged"),
     ],
 )
-def test_what_does_not_fit_is_said(folder, name, line, sentence):
+def test_flags_that_do_not_fit_raise_an_error(folder, name, line, sentence):
     with pytest.raises(PointDetError, match=sentence):
         model(folder / name, line)
-
-
-def test_what_was_exported_is_not_exported_again(folder):
-    with pytest.raises(PointDetError, match="cannot be exported again; take the checkpoint"):
-        onnx.convert(restore(folder / "best.onnx", start()))
-
-
-def test_threads(monkeypatch):
-    from pointdet.inference.exported import threads
-
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
-    assert threads() == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert threads() == 2
 
 
 def test_engine_of_a_file():

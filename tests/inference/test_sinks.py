@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn pictures and detections in files: jpg, mp4 with sound, a line of JSON for each frame."""
+"""Output files of the demo: jpg, mp4 with sound, and one line of JSON per frame."""
 
 import json
 import shutil
@@ -60,9 +60,9 @@ def test_sink_of_a_video(tmp_path):
     assert read(sink.video("_heatmap"))[0].shape == (30, 44, 3)
 
 
-def test_a_video_keeps_the_time_of_a_camera(tmp_path):
+def test_video_of_a_camera_keeps_real_time(tmp_path):
     sink = Sink(film(10.0), tmp_path)
-    # Late, too early for a frame of its own, in time.
+    # The second frame is late, the third comes within the same 0.1 s, the fourth in time.
     for value, seconds in ((0, 0.0), (100, 0.31), (150, 0.33), (200, 0.4)):
         sink.write(Frame("x", picture(value), seconds), picture(value))
     sink.close()
@@ -70,11 +70,11 @@ def test_a_video_keeps_the_time_of_a_camera(tmp_path):
     np.testing.assert_allclose(means, [0, 100, 100, 100, 200], atol=8)
 
 
-def test_every_line_is_written_at_once(tmp_path):
-    (tmp_path / "detections.jsonl").write_text("of an earlier run")
+def test_every_line_is_flushed(tmp_path):
+    (tmp_path / "detections.jsonl").write_text("from an earlier run")
     sink = Sink(still(), tmp_path)
     for name in ("a", "b"):
-        sink.tell(Frame(name, picture(0)), FOUND, ["cat", "dog"])
+        sink.write_detections(Frame(name, picture(0)), FOUND, ["cat", "dog"])
         lines = (tmp_path / "detections.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["name"] == name
     sink.close()
@@ -93,11 +93,11 @@ def test_description_is_json_in_full_precision():
 
 
 @pytest.mark.parametrize("taken", ["out", "out/detections.jsonl/x", "out/a.jpg/x", "out/film.mp4/x"])
-def test_what_cannot_be_written_is_told_in_a_sentence(tmp_path, taken):
-    """A file in the folder's place, a folder in a file's: true for root, too."""
-    place = tmp_path / taken
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text("in the way")
+def test_paths_that_cannot_be_written_raise_an_error(tmp_path, taken):
+    """A file exists instead of the folder, or a folder instead of a file. This also fails for root."""
+    path = tmp_path / taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("exists")
     with pytest.raises(PointDetError, match="cannot (write|make).*out.*; choose another"):
         for source in (still(), film()):
             with closing(Sink(source, tmp_path / "out")) as sink:
@@ -124,7 +124,7 @@ def fake_ffmpeg(folder, script):
         (None, "film.mp4 has no sound: to copy that of talk.avi, install ffmpeg", "video"),
     ],
 )
-def test_sound_is_copied_or_it_is_told_why_not(tmp_path, monkeypatch, script, line, content):
+def test_sound_is_copied_or_the_reason_is_reported(tmp_path, monkeypatch, script, line, content):
     path = "" if script is None else fake_ffmpeg(tmp_path / "bin", script)
     monkeypatch.setenv("PATH", path)
     video = tmp_path / "film.mp4"
@@ -135,7 +135,7 @@ def test_sound_is_copied_or_it_is_told_why_not(tmp_path, monkeypatch, script, li
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg")
-def test_sound_comes_through_untouched(tmp_path):
+def test_sound_is_copied_unchanged(tmp_path):
     def ffmpeg(*words):
         command = ["ffmpeg", "-nostdin", "-v", "error", *map(str, words)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout

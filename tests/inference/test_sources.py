@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures from images, folders, videos and cameras, and what is said where there are none."""
+"""Frames of images, folders, videos and cameras, and the errors of sources without frames."""
 
 import re
 import threading
@@ -50,14 +50,14 @@ def test_folder_is_sorted_and_names_are_unique(tmp_path):
     assert [int(f.image[0, 0, 0]) for f in found] == [40, 30, 20, 10, 0, 200]
 
 
-def test_folder_goes_on_after_a_bad_image_and_counts_it(tmp_path, caplog):
+def test_folder_skips_broken_images_with_one_warning(tmp_path, caplog):
     cv2.imwrite(str(tmp_path / "a.png"), picture(1))
     (tmp_path / "b.jpg").write_bytes(b"not an image")
     (tmp_path / "c.jpg").write_bytes(b"")
     cv2.imwrite(str(tmp_path / "d.png"), picture(4))
     assert [frame.name for frame in frames(tmp_path)] == ["a", "d"]
     (warning,) = caplog.messages
-    assert warning.startswith("2 of 4 images") and "b.jpg" in warning and "c.jpg" in warning
+    assert warning.startswith("2 of 4 images were skipped") and "b.jpg" in warning and "c.jpg" in warning
 
 
 @pytest.mark.parametrize("suffix, rate", [(".mp4", 10.0), (".avi", 12.5)])
@@ -72,7 +72,7 @@ def test_video(tmp_path, suffix, rate):
     np.testing.assert_allclose([f.image.mean() for f in found], [0, 80, 160, 240], atol=6)
 
 
-def test_what_cannot_be_read_is_told_in_a_sentence_with_its_name(tmp_path):
+def test_errors_name_the_source_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     (tmp_path / "empty").mkdir()
@@ -82,15 +82,15 @@ def test_what_cannot_be_read_is_told_in_a_sentence_with_its_name(tmp_path):
         "absent.jpg": "does not exist; give an image, a folder of images, a video, or camera:0",
         "bad.jpg": "not an image that can be decoded",
         "bad.mp4": "is neither an image nor a video that OpenCV can read",
-        "empty": "holds no images",
-        "broken": "none of the 1 images",
+        "empty": "contains no images",
+        "broken": "none of the 1 images in",
     }.items():
         with pytest.raises(PointDetError, match=re.escape(name)) as error:
             list(frames(tmp_path / name))
         assert sentence in str(error.value)
 
 
-def test_a_folder_left_early_leaves_no_threads(tmp_path):
+def test_closing_a_folder_early_leaves_no_threads(tmp_path):
     for i in range(30):
         cv2.imwrite(str(tmp_path / f"{i}.png"), picture(i))
     reading = frames(tmp_path)
@@ -99,7 +99,7 @@ def test_a_folder_left_early_leaves_no_threads(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("worker")]
 
 
-def test_a_video_that_breaks_off_is_told(tmp_path, caplog, capfd):
+def test_a_truncated_video_is_reported(tmp_path, caplog, capfd):
     path = tmp_path / "film.avi"
     rng = np.random.default_rng(0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
@@ -109,15 +109,17 @@ def test_a_video_that_breaks_off_is_told(tmp_path, caplog, capfd):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 5 < len(list(frames(path))) < 15
     (warning,) = caplog.messages
-    assert re.search(r"film.avi breaks off after \d+ of 20 frames", warning)
-    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom")  # begins like one
+    assert re.search(r"film.avi ends after \d+ of 20 frames", warning)
+    (tmp_path / "film.mp4").write_bytes(
+        b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
+    )  # the header of a video without frames
     with pytest.raises(PointDetError, match="film.mp4 is neither an image nor a video"):
         open_source(str(tmp_path / "film.mp4"))
     assert capfd.readouterr() == ("", "")
 
 
 class Camera:
-    """Stands for cv2.VideoCapture of a camera with three pictures to give."""
+    """A mock of cv2.VideoCapture: a camera that delivers three pictures."""
 
     def __init__(self, index):
         self.index, self.left = index, 3
@@ -126,7 +128,7 @@ class Camera:
         return self.index == 2
 
     def get(self, key):
-        return -1.0  # as cameras do that do not know their rate
+        return -1.0  # as cameras without a known frame rate
 
     def read(self):
         self.left -= 1
@@ -142,14 +144,14 @@ def test_camera(monkeypatch):
     assert (source.name, source.count, source.rate, source.endless) == ("camera_2", None, 25.0, True)
     frames = source.frames()
     seen = [next(frames) for _ in range(3)]
-    with pytest.raises(PointDetError, match="camera 2 gives no more pictures"):
+    with pytest.raises(PointDetError, match="camera 2 delivers no more pictures"):
         next(frames)
     assert [frame.name for frame in seen] == [f"camera_2_{i:06d}" for i in range(3)]
     assert seen[0].seconds == 0 and seen[0].seconds <= seen[1].seconds <= seen[2].seconds
 
 
-@pytest.mark.parametrize("place, index", [("webcam", 0), ("camera:61", 61)])
-def test_no_camera_is_one_sentence(place, index, capfd):
+@pytest.mark.parametrize("location, index", [("webcam", 0), ("camera:61", 61)])
+def test_error_of_a_missing_camera(location, index, capfd):
     with pytest.raises(PointDetError, match=f"camera {index} cannot be opened; connect it"):
-        open_source(place)
-    assert capfd.readouterr() == ("", "")  # OpenCV has lines of its own
+        open_source(location)
+    assert capfd.readouterr() == ("", "")  # OpenCV prints messages by default

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deformable layer in every layout, mode and precision; what its parameters are called and start from."""
+"""The deformable layer in every layout, mode and precision; names and initial values of its parameters."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ KEYS = {
 
 
 def layer(x, channels, mode):
-    """The layer of an NCHW array, its parameters filled by the formula, and its output as NCHW."""
+    """Output, as NCHW, of the layer for an NCHW array, with parameters from the formula."""
     turned = x.transpose(0, 2, 3, 1) if mode.channel_last else x
     output = deform_conv(nn.Variable.from_numpy_array(turned, need_grad=True), channels, mode)
     for name, key in KEYS.items():
@@ -52,7 +52,7 @@ def test_golden(golden, mode):
 
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
 def test_half_precision(mode):
-    """Positions are not rounded to half: on a wide map that would cost a sixteenth of a cell."""
+    """Positions are not rounded to half precision, which on a wide map is 1/16 of a cell."""
     x = np.random.default_rng(0).standard_normal((1, 2, 3, 200)).astype(np.float32)
     outputs, gradients = [], []
     for precision in ("float", "half"):
@@ -69,7 +69,7 @@ def test_half_precision(mode):
         assert np.abs(half - single).max() <= 4e-3 * np.abs(single).max()
 
 
-def test_begins_as_a_convolution_of_half_the_strength():
+def test_initial_layer_is_half_a_convolution():
     nn.seed(0)
     x = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal((2, 6, 5, 7)))
     output = deform_conv(x, 4, FIRST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers against plain NumPy in either layout, and what their parameters are called and start from."""
+"""Layers against NumPy in both layouts; names and initial values of their parameters."""
 
 from dataclasses import replace
 
@@ -20,12 +20,12 @@ MODES = {
 }
 
 
-def draw(*shape, seed=0):
+def random_array(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
 def variable(array, mode=FIRST):
-    """A map given as NCHW, in the layout of the mode."""
+    """An NCHW array as a variable in the layout of the mode."""
     return nn.Variable.from_numpy_array(array.transpose(0, 2, 3, 1) if mode.channel_last else array)
 
 
@@ -36,7 +36,7 @@ def result(output, mode=FIRST):
 
 
 def set_parameters(arrays, mode=FIRST):
-    """Give the parameters their values, from NCHW."""
+    """Set the parameters from NCHW arrays."""
     for name, array in arrays.items():
         parameter = nn.get_parameters(grad_only=False)[name]
         turned = mode.channel_last and array.ndim == 4
@@ -51,20 +51,20 @@ def numpy_convolution(x, w, stride, pad):
 
 
 def numpy_deconvolution(x, w):
-    """4 x 4, stride 2, pad 1: every cell stamps the kernel onto a map of twice the size."""
+    """4 x 4, stride 2, pad 1: every cell adds its kernel to a map of twice the size."""
     b, _, height, width = x.shape
     out = np.zeros((b, w.shape[1], 2 * height + 2, 2 * width + 2))
     for y in range(height):
         for x_ in range(width):
-            stamp = np.einsum("bc,coij->boij", x[:, :, y, x_].astype(np.float64), w.astype(np.float64))
-            out[:, :, 2 * y : 2 * y + 4, 2 * x_ : 2 * x_ + 4] += stamp
+            part = np.einsum("bc,coij->boij", x[:, :, y, x_].astype(np.float64), w.astype(np.float64))
+            out[:, :, 2 * y : 2 * y + 4, 2 * x_ : 2 * x_ + 4] += part
     return out[:, :, 1:-1, 1:-1]
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 def test_convolution(mode, kernel, stride):
-    x, w, b = draw(2, 3, 9, 12), draw(5, 3, kernel, kernel), draw(5)
+    x, w, b = random_array(2, 3, 9, 12), random_array(5, 3, kernel, kernel), random_array(5)
     output = layers.conv(variable(x, mode), 5, kernel, mode, stride=stride, bias_init=layers.constant(0))
     set_parameters({"conv/W": w, "conv/b": b}, mode)
     expected = numpy_convolution(x, w, stride, kernel // 2) + b[:, None, None]
@@ -73,13 +73,13 @@ def test_convolution(mode, kernel, stride):
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_deconvolution_norm_and_relu(mode):
-    x, w = draw(2, 3, 4, 5), draw(3, 6, 4, 4)
+    x, w = random_array(2, 3, 4, 5), random_array(3, 6, 4, 4)
     arrays = {
         "deconv/W": w,
-        "bn/beta": draw(1, 6, 1, 1),
-        "bn/gamma": draw(1, 6, 1, 1, seed=1),
-        "bn/mean": draw(1, 6, 1, 1, seed=2),
-        "bn/var": draw(1, 6, 1, 1, seed=3) ** 2,
+        "bn/beta": random_array(1, 6, 1, 1),
+        "bn/gamma": random_array(1, 6, 1, 1, seed=1),
+        "bn/mean": random_array(1, 6, 1, 1, seed=2),
+        "bn/var": random_array(1, 6, 1, 1, seed=3) ** 2,
     }
     output = layers.deconv_norm(variable(x, mode), 6, mode)
     set_parameters(arrays, mode)
@@ -90,9 +90,9 @@ def test_deconvolution_norm_and_relu(mode):
 
 @pytest.mark.parametrize("channel_last", [False, True], ids=["NCHW", "NHWC"])
 def test_norm_in_training(channel_last):
-    """Batch statistics normalise; the running ones take a tenth of them, the variance unbiased."""
+    """Batch statistics normalise. The running ones get weight 0.1 of them (unbiased variance)."""
     mode = Mode(training=True, channel_last=channel_last)
-    x = 3 + 2 * draw(4, 3, 5, 6)
+    x = 3 + 2 * random_array(4, 3, 5, 6)
     output = result(layers.norm(variable(x, mode), mode), mode)
     mean, var = x.mean((0, 2, 3), dtype=np.float64), x.var((0, 2, 3), dtype=np.float64)
     expected = (x - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None]
@@ -107,7 +107,7 @@ def test_norm_in_training(channel_last):
 
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
 def test_max_pool(mode):
-    x = draw(2, 3, 8, 10)
+    x = random_array(2, 3, 8, 10)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
     pooled = layers.max_pool(variable(x, mode), mode, kernel=3, stride=2, pad=1)
@@ -115,9 +115,9 @@ def test_max_pool(mode):
 
 
 def interpolation(size, factor):
-    """(size * factor, size): the weights of the cells whose middles lie around the middle of a new cell."""
-    middles = (np.arange(size * factor) + 0.5) / factor - 0.5
-    return np.maximum(0, 1 - np.abs(np.clip(middles, 0, size - 1)[:, None] - np.arange(size)))
+    """(size * factor, size): linear interpolation between the centres of cells."""
+    centres = (np.arange(size * factor) + 0.5) / factor - 0.5
+    return np.maximum(0, 1 - np.abs(np.clip(centres, 0, size - 1)[:, None] - np.arange(size)))
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
@@ -125,20 +125,20 @@ def interpolation(size, factor):
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("kind", ["nearest", "bilinear"])
 def test_upsampling(kind, factor, mode, half):
-    """Bilinear as PyTorch's with align_corners=False; values and gradients."""
-    x, dy = draw(2, 3, 3, 5), draw(2, 3, 3 * factor, 5 * factor)
+    """Values and gradients; bilinear like PyTorch with align_corners=False."""
+    x, dy = random_array(2, 3, 3, 5), random_array(2, 3, 3 * factor, 5 * factor)
     weights = [
         interpolation(n, factor) if kind == "bilinear" else np.kron(np.eye(n), np.ones((factor, 1)))
         for n in (3, 5)
     ]
-    given = variable(x, mode)
-    given.need_grad = True
+    source = variable(x, mode)
+    source.need_grad = True
     with nn.context_scope(start().context(half)):
-        output = getattr(layers, f"upsample_{kind}")(given, factor, mode)
+        output = getattr(layers, f"upsample_{kind}")(source, factor, mode)
         y = result(output, mode)
-        given.grad.zero()
+        source.grad.zero()
         output.backward(dy.transpose(0, 2, 3, 1) if mode.channel_last else dy)
-    dx = given.g.transpose(0, 3, 1, 2) if mode.channel_last else given.g
+    dx = source.g.transpose(0, 3, 1, 2) if mode.channel_last else source.g
     expected = np.einsum("yh,xw,bchw->bcyx", *weights, x)
     gradient = np.einsum("yh,xw,bcyx->bchw", *weights, dy)
     tolerance = 4e-3 if half else 1e-6
@@ -151,7 +151,7 @@ def test_upsampling(kind, factor, mode, half):
 def test_colour(mode, channels):
     """Each image has its own matrix."""
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), np.uint8)
-    matrix = draw(2, channels, 4)
+    matrix = random_array(2, channels, 4)
     pixels, colour = nn.Variable(images.shape), nn.Variable.from_numpy_array(matrix)
     pixels.data.cast(np.uint8)[...] = images
     expected = np.einsum("bcd,bhwd->bchw", matrix[..., :3], images.astype(np.float64))
@@ -161,7 +161,7 @@ def test_colour(mode, channels):
 
 
 def test_to_first():
-    x, first = draw(2, 3, 4, 5), variable(draw(1, 1, 1, 1))
+    x, first = random_array(2, 3, 4, 5), variable(random_array(1, 1, 1, 1))
     assert layers.to_first(first, FIRST) is first
     np.testing.assert_array_equal(result(layers.to_first(variable(x, LAST), LAST)), x)
 
@@ -169,16 +169,16 @@ def test_to_first():
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
 def test_names_and_shapes(mode):
     with nn.parameter_scope("stem"):
-        layers.conv_norm(variable(draw(1, 2, 8, 8), mode), 8, 3, mode)
-        layers.deconv_norm(variable(draw(1, 2, 8, 8), mode), 8, mode)
+        layers.conv_norm(variable(random_array(1, 2, 8, 8), mode), 8, 3, mode)
+        layers.deconv_norm(variable(random_array(1, 2, 8, 8), mode), 8, mode)
     statistics = (1, 1, 1, 8) if mode.channel_last else (1, 8, 1, 1)
     assert {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()} == {
         "stem/conv/W": (8, 3, 3, 2) if mode.channel_last else (8, 2, 3, 3),
         "stem/deconv/W": (2, 4, 4, 8) if mode.channel_last else (2, 8, 4, 4),
         **{f"stem/bn/{name}": statistics for name in ("beta", "gamma", "mean", "var")},
     }
-    learnt = {"stem/conv/W", "stem/deconv/W", "stem/bn/beta", "stem/bn/gamma"}
-    assert set(nn.get_parameters()) == learnt
+    trainable = {"stem/conv/W", "stem/deconv/W", "stem/bn/beta", "stem/bn/gamma"}
+    assert set(nn.get_parameters()) == trainable
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_initialisers(init, deviation):
         assert np.abs(values).max() <= 1 / np.sqrt(32 * 9)
 
 
-def test_values_drawn_do_not_depend_on_the_layout():
-    drawn = []
+def test_random_initial_values_do_not_depend_on_the_layout():
+    values = []
     for mode in (FIRST, LAST):
         nn.clear_parameters()
         nn.seed(5)
-        drawn.append(layers.weight("conv", 4, 3, 5, mode, layers.he_out).d.copy())
-    np.testing.assert_array_equal(drawn[0].transpose(0, 2, 3, 1), drawn[1])
+        values.append(layers.weight("conv", 4, 3, 5, mode, layers.he_out).d.copy())
+    np.testing.assert_array_equal(values[0].transpose(0, 2, 3, 1), values[1])

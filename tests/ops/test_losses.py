@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss terms against plain NumPy; the published numbers are in tests/detectors."""
+"""Loss terms against NumPy. The published values are tested in tests/detectors."""
 
 import nnabla as nn
 import numpy as np

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corner pools against golden arrays and a plain scan, in every form: graph, CPU function, both layouts, half."""
+"""Corner pooling against golden arrays and a loop: graph, CPU function, both layouts, half precision."""
 
 import nnabla as nn
 import nnabla.functions as F
@@ -18,8 +18,8 @@ MODES = {
 DIRECTIONS = ("top", "bottom", "left", "right")
 
 
-def run(array, direction, mode, above, before=None):
-    """Output and input gradient, NCHW; `before`: what the gradient holds already."""
+def run(array, direction, mode, dy, before=None):
+    """Output and gradient of the input, NCHW. `before`: the gradient before the backward pass."""
 
     def turned(a):
         return a.transpose(0, 2, 3, 1) if mode.channel_last else a
@@ -33,26 +33,26 @@ def run(array, direction, mode, above, before=None):
         x.grad.zero()
     else:
         x.g = turned(before)
-    y = F.identity(corner_pool(x, direction, mode))  # of one line there is nothing to do
+    y = F.identity(corner_pool(x, direction, mode))  # of a single line the pool is the input itself
     y.forward()
-    y.backward(turned(above))
+    y.backward(turned(dy))
     return back(y.d), back(x.g)
 
 
-def scanned(array, direction, above):
-    """The definition, cell by cell: (output, gradient)."""
+def expected_pool(array, direction, dy):
+    """(output, gradient), cell by cell from the definition."""
     axis = 2 if direction in ("top", "bottom") else 3
     ordered = np.moveaxis(array, axis, -1)
-    gradient_above = np.moveaxis(above, axis, -1)
+    dy_lines = np.moveaxis(dy, axis, -1)
     if direction in ("top", "left"):
-        ordered, gradient_above = ordered[..., ::-1], gradient_above[..., ::-1]
+        ordered, dy_lines = ordered[..., ::-1], dy_lines[..., ::-1]
     result, gradient = np.empty_like(ordered), np.zeros_like(ordered)
     for line in np.ndindex(ordered.shape[:-1]):
-        holder = 0
+        best = 0
         for i, value in enumerate(ordered[line]):
-            holder = i if value > ordered[line][holder] else holder
-            result[line][i] = ordered[line][holder]
-            gradient[line][holder] += gradient_above[line][i]
+            best = i if value > ordered[line][best] else best
+            result[line][i] = ordered[line][best]
+            gradient[line][best] += dy_lines[line][i]
     if direction in ("top", "left"):
         result, gradient = result[..., ::-1], gradient[..., ::-1]
     return np.moveaxis(result, -1, axis), np.moveaxis(gradient, -1, axis)
@@ -78,7 +78,7 @@ def test_published(golden, case, direction, form):
         ((1, 3, 3, 0), "right", (1, 3, 3, 3), (1, 3, 0, 0)),
     ],
 )
-def test_vectors(row, direction, output, gradient, form):
+def test_worked_examples(row, direction, output, gradient, form):
     for shape, turned in (
         ((1, 1, 1, -1), direction),
         ((1, 1, -1, 1), {"left": "top", "right": "bottom"}[direction]),
@@ -94,19 +94,19 @@ def test_vectors(row, direction, output, gradient, form):
 def test_any_size(size, direction, form):
     rng = np.random.default_rng(sum(size))
     x = rng.integers(0, 4, (2, 3, *size)).astype(np.float32)  # with many equal values
-    above = rng.standard_normal(x.shape).astype(np.float32)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
     before = rng.standard_normal(x.shape).astype(np.float32)
-    expected, gradient = scanned(x, direction, above)
-    y, found = run(x, direction, MODES[form], above)
+    expected, gradient = expected_pool(x, direction, dy)
+    y, found = run(x, direction, MODES[form], dy)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-5)
-    _, added = run(x, direction, MODES[form], above, before)
+    _, added = run(x, direction, MODES[form], dy, before)
     np.testing.assert_allclose(added, before + gradient, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_several_blocks(direction):
-    """The function works in blocks of maps; both forms must agree across them."""
+    """The CPU function works in blocks of maps. It must agree with the graph across blocks."""
     x = np.random.default_rng(0).standard_normal((2, 20, 100, 90)).astype(np.float32)
     y, gradient = run(x, direction, MODES["CPU function"], np.ones_like(x))
     expected, expected_gradient = run(x, direction, MODES["graph"], np.ones_like(x))
@@ -117,7 +117,7 @@ def test_several_blocks(direction):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_half(direction):
     x = np.random.default_rng(1).standard_normal((1, 2, 9, 6)).astype(np.float16).astype(np.float32)
-    expected, gradient = scanned(x, direction, np.ones_like(x))
+    expected, gradient = expected_pool(x, direction, np.ones_like(x))
     with nn.context_scope(get_extension_context("cpu", type_config="half")):
         y, found = run(x, direction, MODES["graph"], np.ones_like(x))
     np.testing.assert_array_equal(y, expected)

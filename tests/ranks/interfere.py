@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""main.py, where something happens to one rank in its third step: python interfere.py WHAT RANK ARGUMENT..."""
+"""Run main.py with an event in the third step of one rank: python interfere.py EVENT RANK ARGUMENT..."""
 
 import os
 import signal
 import sys
 
-import main
 from pointdet.errors import PointDetError
-from pointdet.runtime import door
+from pointdet.programs import train
+from pointdet.programs.run import run_program
 from pointdet.training.graph import TrainingGraph
 
 
@@ -15,9 +15,9 @@ def interfere(what):
     if what == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
     elif what == "fail":
-        raise PointDetError("this rank cannot go on; mend it")
+        raise PointDetError("this rank cannot go on; fix it")
     elif what == "crash":
-        raise ZeroDivisionError("a mistake of ours")
+        raise ZeroDivisionError("a programming error")
     elif what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,4 +37,4 @@ def forward_and_interfere(self, batch, divisors):
 TrainingGraph.forward = forward_and_interfere
 
 if __name__ == "__main__":
-    door(main.main)
+    run_program(train.main)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run in half in which rank 1 alone overflows in its second step: python overflow.py CONFIG FOLDER.
+"""Train in half precision; only rank 1 overflows, in its second step: python overflow.py CONFIG FOLDER.
 
-Writes FOLDER/rank_R.npz: what the rank holds before every step and at the end.
+Writes FOLDER/rank_R.npz with the parameters of the rank before every step and at the end.
 """
 
 import sys
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-import main
 from pointdet.config import load
 from pointdet.data.catalogue import read_dataset
-from pointdet.runtime import door, start
-from pointdet.training.start import fresh
+from pointdet.programs import train
+from pointdet.programs.run import run_program
+from pointdet.runtime import start
+from pointdet.training.initial_parameters import fresh
 from pointdet.training.trainer import Trainer
 
 SETTINGS = (
@@ -32,7 +33,7 @@ def parameters(model):
 
 
 class Overflowing:
-    """A loader that remembers the model before each batch; rank 1's second batch is more than half can hold."""
+    """A loader that stores the parameters before each batch. The second batch of rank 1 exceeds half precision."""
 
     def __init__(self, loader, model):
         self.iterations, self.history = loader.iterations, []
@@ -51,7 +52,7 @@ def run():
     runtime = start()
     train_set = read_dataset(config.dataset, "train")
     model = fresh(config, train_set.class_names, runtime)
-    with main.loader(model, train_set) as loader:
+    with train.loader(model, train_set) as loader:
         batches = Overflowing(loader, model)
         Trainer(model, batches, None, folder).run()
     history = [*batches.history, parameters(model)]
@@ -60,4 +61,4 @@ def run():
 
 
 if __name__ == "__main__":
-    door(run)
+    run_program(run)

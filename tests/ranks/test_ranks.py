@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two ranks are one: gradients, images, detections, parameters; and what ends one ends all."""
+"""Two ranks compute the same as one; an error or signal in one rank ends all of them."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from pointdet.weights import checkpoint, h5_file
 
 HERE = Path(__file__).parent
 MAIN = HERE.parents[1] / "src" / "main.py"
-IMAGES = 10  # the third joined batch of four is half full
+IMAGES = 10  # the third global batch of four has two images
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    # One thread for each product of matrices, as under mpirun: more of them add up in another order.
+def single(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    # One thread for matrix products, as under mpirun: the number of threads changes the order of the sums.
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment = os.environ | threads | {"PYTHONPATH": str(MAIN.parent)}
+    environment = os.environ | threads | {"PYTHONPATH": f"{MAIN.parent}:{HERE.parent}"}
     subprocess.run([sys.executable, HERE / "together.py", config, folder], check=True, env=environment)
     return dict(np.load(folder / "rank_0_of_1.npz"))
 
@@ -57,10 +57,10 @@ def of(arrays, prefix):
     return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
 
 
-def test_summed_gradients_are_those_of_the_joined_batch(alone, two):
-    expected = of(alone, "gradient/")
+def test_summed_gradients_are_those_of_the_global_batch(single, two):
+    expected = of(single, "gradient/")
     counts = [rank["gradient/own_count"] for rank in two]
-    assert (counts[0] != counts[1]).any()  # else dividing on each rank alone would pass too
+    assert (counts[0] != counts[1]).any()  # otherwise the test would not notice a division on each rank
     np.testing.assert_array_equal(sum(counts), expected.pop("own_count"))
     largest = max(np.abs(gradient).max() for gradient in expected.values())
     for rank in two:
@@ -73,7 +73,7 @@ def test_summed_gradients_are_those_of_the_joined_batch(alone, two):
 
 
 def seen(ranks, epoch):
-    """The images of an epoch that count, as bytes."""
+    """The images of an epoch with weight 1, as bytes."""
     found = []
     for rank in ranks:
         half = len(rank["weights"]) // 2
@@ -83,27 +83,27 @@ def seen(ranks, epoch):
     return found
 
 
-def test_every_image_once(alone, two):
+def test_every_image_is_used_once_in_an_epoch(single, two):
     for epoch in (0, 1):
         images = seen(two, epoch)
         assert len(images) == len(set(images)) == IMAGES
-        assert set(images) == set(seen([alone], epoch))
-    # The joined batches too are the same, whoever shares them.
-    for step, (pixels, weights) in enumerate(zip(alone["images"], alone["weights"], strict=True)):
+        assert set(images) == set(seen([single], epoch))
+    # The global batches are the same too.
+    for step, (pixels, weights) in enumerate(zip(single["images"], single["weights"], strict=True)):
         joined = {image.tobytes() for image in pixels[weights == 1]}
         assert joined == {
             image.tobytes() for rank in two for image in rank["images"][step][rank["weights"][step] == 1]
         }
 
 
-def test_detections_are_those_of_one_rank(alone, two):
-    assert len(alone["lengths"]) == 5 and alone["lengths"].min() > 0
+def test_detections_are_those_of_one_rank(single, two):
+    assert len(single["lengths"]) == 5 and single["lengths"].min() > 0
     for rank in two:
         for name in ("lengths", "boxes", "labels", "scores"):
-            np.testing.assert_array_equal(rank[name], alone[name])
+            np.testing.assert_array_equal(rank[name], single[name])
 
 
-def test_parameters_stay_equal(two, folder_of_two):
+def test_parameters_are_equal_on_both_ranks(two, folder_of_two):
     first, second = (of(rank, "trained/") for rank in two)
     last = folder_of_two / "run" / "checkpoints" / "last"
     saved, averaged = h5_file.read(last / "parameters.h5"), h5_file.read(last / "ema.h5")
@@ -149,7 +149,7 @@ def journal(folder):
 
 @pytest.fixture(scope="module")
 def whole(config, mpirun, tmp_path_factory):
-    """A run of two ranks through the door."""
+    """The folder of a finished run of main.py with two ranks."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     result = mpirun(2, MAIN, *arguments(config, folder))
     assert result.returncode == 0, result.stderr
@@ -169,13 +169,13 @@ def test_a_run_of_two_ranks(whole):
     assert len(list(whole.glob("events.*"))) == 1
 
 
-def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(config, whole, mpirun, tmp_path):
+def test_signal_to_one_rank_stops_all_and_the_run_can_be_resumed(config, whole, mpirun, tmp_path):
     folder = tmp_path / "run"
     stopped = mpirun(2, HERE / "interfere.py", "stop", "1", *arguments(config, folder))
     assert stopped.returncode == 143, stopped.stderr
     assert "stopped at epoch" in stopped.stderr and "MPI_ABORT" not in stopped.stderr
     state = checkpoint.read_state(folder / "checkpoints" / "last")
-    # The signal came after the ranks had agreed on the third step: the fourth is the last.
+    # The ranks exchange their requests before each step. The signal came in the third, so the fourth is the last.
     assert (state["epoch"], state["update"]) == (1, 1)
     resumed = mpirun(2, MAIN, *arguments(config, folder), "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -188,7 +188,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(config, whole, mpiru
 
 
 @pytest.mark.parametrize(("what", "rank"), [("fail", 0), ("fail", 1), ("crash", 1), ("die", 1)])
-def test_what_ends_one_rank_ends_all(config, mpirun, tmp_path, what, rank):
+def test_end_of_one_rank_ends_all(config, mpirun, tmp_path, what, rank):
     started = time.monotonic()
     result = mpirun(2, HERE / "interfere.py", what, str(rank), *arguments(config, tmp_path / "run"))
     assert time.monotonic() - started < 60
@@ -197,10 +197,10 @@ def test_what_ends_one_rank_ends_all(config, mpirun, tmp_path, what, rank):
         sentences = [
             line for line in map(str.strip, result.stderr.splitlines()) if line.startswith("error: ")
         ]
-        assert sentences == ["error: this rank cannot go on; mend it"]
+        assert sentences == ["error: this rank cannot go on; fix it"]
         assert "Traceback" not in result.stderr
     if what == "crash":
-        assert "ZeroDivisionError: a mistake of ours" in result.stderr
+        assert "ZeroDivisionError: a programming error" in result.stderr
         assert f"rank {rank} failed" in result.stderr
 
 
@@ -212,7 +212,7 @@ def test_more_ranks_than_images(config, mpirun, tmp_path):
     assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten_by_two_ranks_either(config, whole, mpirun):
+def test_two_ranks_do_not_overwrite_a_run(config, whole, mpirun):
     before = (whole / "journal.csv").read_bytes()
     result = mpirun(2, MAIN, *arguments(config, whole))
     assert result.returncode == 2

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of training share: drawn images and batches."""
+"""Fixtures of the training tests: a dataset of random images, and batches of it."""
 
 import pytest
 import tiny
 
-import main
 from pointdet.data.catalogue import read_dataset
+from pointdet.programs import train
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """8 images to train with and 4 to validate."""
+    """A data folder with 8 training images and 4 validation images."""
     return tiny.draw(tmp_path_factory.mktemp("data"))
 
 
@@ -20,7 +20,7 @@ def batches(data):
 
     def take(model, count):
         found, epoch = [], 0
-        with main.loader(model, read_dataset(model.config.dataset, "train")) as loader:
+        with train.loader(model, read_dataset(model.config.dataset, "train")) as loader:
             while len(found) < count:
                 found += [{name: a.copy() for name, a in batch.items()} for batch in loader.epoch(epoch)]
                 epoch += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of a run stand in three places, each step once."""
+"""The numbers of a run as CSV, TensorBoard events and NNabla's series files, and the log file."""
 
 import csv
 import logging
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from pointdet.training.journal import Journal, environment, keep_log, log_to_console
+from pointdet.training.journal import Journal, environment, log_to_console, log_to_file
 
 COLUMNS = ["AP", "lr", "total"]
 
@@ -24,7 +24,7 @@ def series(folder, name):
 
 
 def scalars(folder):
-    """(name, step, value) of every number in the event files, and the steps from which older ones are void."""
+    """(name, step, value) of every number in the event files, and the steps of their purge events."""
     found, purges = [], []
     for path in sorted(folder.glob("events.*")):
         content = path.read_bytes()
@@ -51,7 +51,7 @@ def test_a_run(tmp_path):
     found = rows(tmp_path)
     assert list(found[0]) == ["epoch", "step", *COLUMNS]
     assert [row["step"] for row in found] == ["1", "2", "3", "3"]
-    assert float(found[2]["total"]) == 1 / 3  # every bit
+    assert float(found[2]["total"]) == 1 / 3  # exact
     assert found[3]["AP"] == "0.25" and found[3]["total"] == ""
     assert series(tmp_path, "total") == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3, rel=1e-8))]
     assert series(tmp_path, "AP") == [(3, 0.25)]
@@ -59,7 +59,7 @@ def test_a_run(tmp_path):
     assert ("AP", 3, 0.25) in events and ("total", 2, 0.5) in events and len(events) == 7
 
 
-def test_readable_while_the_run_goes_on(tmp_path):
+def test_files_can_be_read_during_the_run(tmp_path):
     journal = Journal(tmp_path, COLUMNS, 0)
     write(journal, [1])
     assert len(rows(tmp_path)) == 1 and len(series(tmp_path, "lr")) == 1
@@ -67,7 +67,7 @@ def test_readable_while_the_run_goes_on(tmp_path):
 
 
 def test_resumed(tmp_path):
-    """What was written after the checkpoint goes; what comes next stands once."""
+    """Records after the checkpoint are removed, so every step occurs once."""
     journal = Journal(tmp_path, COLUMNS, 0)
     write(journal, range(1, 8))
     journal.write(1, 7, {"AP": 0.1})
@@ -83,7 +83,7 @@ def test_resumed(tmp_path):
     assert purges[-1] == 6
 
 
-def test_a_fresh_run_forgets_one_that_never_saved(tmp_path):
+def test_a_new_run_removes_the_records_of_a_run_without_checkpoint(tmp_path):
     journal = Journal(tmp_path, COLUMNS, 0)
     write(journal, range(1, 4))
     journal.close()
@@ -112,20 +112,20 @@ def logger():
     root.level, root.propagate = before
 
 
-def test_the_log_file_has_what_was_said_before_it(tmp_path, logger, capfd):
+def test_the_log_file_contains_earlier_lines(tmp_path, logger, capfd):
     log_to_console(0)
     logger.info("first %d", 1)
-    keep_log(tmp_path)
+    log_to_file(tmp_path)
     logger.info("second")
-    log_to_console(0)  # a resumed run appends, and nothing is said twice
+    log_to_console(0)  # a resumed run appends; no line is logged twice
     logger.warning("third")
-    keep_log(tmp_path)
+    log_to_file(tmp_path)
     assert capfd.readouterr().err == "first 1\nsecond\nthird\n"
     stamped = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in stamped] == ["first 1", "second", "third"]
 
 
-def test_other_ranks_only_warn(logger, capfd):
+def test_other_ranks_log_warnings_only(logger, capfd):
     log_to_console(1)
     logger.info("not this")
     logger.warning("but this")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half precision trains as float does, keeps in float what it must, and an overflow anywhere leaves no trace.
+"""Half precision trains like float, keeps losses in float, and an overflow changes nothing.
 
-The CPU has a half type too, slow and summed in half; networks are tiny there. `-k cudnn` asks a GPU.
+The CPU has half precision too, but it is slow, and it also sums in half; so the networks are tiny there. `-k cudnn`
+selects the tests of a GPU.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ import tiny
 
 from pointdet.data.augment import normalisation
 from pointdet.errors import PointDetError
-from pointdet.inference.network import Network
+from pointdet.model.network import NNablaNetwork
 from pointdet.runtime import start
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.solver import Solver
@@ -23,13 +24,13 @@ ON_GPU = ("model.width=0.25", "train.batch_size=8", "input.height=128", "input.w
 # One network of each detector.
 DETECTORS = ["resnet", *(name for name, settings in tiny.NETWORKS.items() if "detector.name" in settings[0])]
 STEM = "conv1/conv/W"  # has a fourth channel in half
-# Colour and losses: what has a range or a sum of its own.
+# Functions of the colour matrix and of the losses, whose ranges or sums exceed half precision.
 NEVER_HALF = {"BatchMatmul", "Exp", "Log", "LogSigmoid", "Sigmoid", "Sum", "Gather", "AbsoluteError", "Div2"}
 
 
 @pytest.fixture(params=["cpu", "cudnn", "cudnn NHWC"])
 def make(request, data):
-    """make("resnet", "train.seed=3"): a model on the device, of NNabla's own functions."""
+    """make("resnet", "train.seed=3"): a model on the device, with NNabla's own kernels."""
     device, _, layout = request.param.partition(" ")
     try:
         runtime = start(device, cpu_kernels="nnabla")
@@ -47,11 +48,14 @@ def make(request, data):
 
 
 class Training:
-    """Steps of Adam; `skipped` counts those that were none."""
+    """Updates of Adam. `skipped` counts those that overflowed."""
 
     def __init__(self, model, batch_statistics=True):
         self.model, self.parameters = model, model.detector.parameters()
-        self.graph = TrainingGraph(model.config, model.detector, model.runtime, training=batch_statistics)
+        if batch_statistics:
+            self.graph = TrainingGraph(model.config, model.detector, model.runtime)
+        else:
+            self.graph = tiny.graph_of_running_statistics(model)
         self.solver = Solver(model.config.train, model.config.mixed_precision, self.parameters)
 
     @property
@@ -64,12 +68,12 @@ class Training:
 
     def step(self, batch):
         """The loss before the update."""
-        loss = self.pass_over(batch)
+        loss = self.forward_backward(batch)
         self.solver.update(1e-3)
         return loss
 
-    def pass_over(self, batch):
-        """The loss; leaves the gradients, times `scale`."""
+    def forward_backward(self, batch):
+        """The loss. The parameters get their gradients, multiplied by `scale`."""
         self.solver.begin()
         terms = self.graph.forward(batch, self.model.detector.loss.count(batch))
         self.graph.backward(self.scale, None)
@@ -87,61 +91,61 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def passed(model, first, batches):
-    """With running statistics, from the parameters `first`: the loss and all gradients."""
+def loss_and_gradients(model, first, batches):
+    """The loss and all gradients for the parameters `first`, with running statistics."""
     fit(first, model.detector.parameters(), model.detector.channel_last)
     training, (batch,) = Training(model, batch_statistics=False), batches(model, 1)
-    loss, learnt = training.pass_over(batch), model.detector.parameters(learnt_only=True)
-    gradients = [v.g.ravel() / training.scale for name, v in learnt.items() if name != STEM]
+    loss, trainable = training.forward_backward(batch), model.detector.parameters(trainable_only=True)
+    gradients = [v.g.ravel() / training.scale for name, v in trainable.items() if name != STEM]
     return loss, np.concatenate(gradients)
 
 
 @pytest.mark.parametrize("network", tiny.NETWORKS)
 def test_half_has_the_gradients_of_float(make, batches, network):
-    """Over four seeds the loss is within 1 %, the gradients are as long within 8 % and their cosine is above 0.98."""
+    """Measured over four seeds: the loss differs by up to 1 %, the norm of the gradients by 8 %, their cosine is above 0.98."""
     model = make(network)
     first = tiny.parameters(model)
-    loss, expected = passed(model, first, batches)
-    half_loss, found = passed(make(network, *MIXED), first, batches)
-    assert half_loss != loss  # it is another precision
+    loss, expected = loss_and_gradients(model, first, batches)
+    half_loss, found = loss_and_gradients(make(network, *MIXED), first, batches)
+    assert half_loss != loss  # the precision does differ
     assert half_loss == pytest.approx(loss, rel=0.03)
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(expected), rel=0.2)
-    assert alike(found, expected) > 0.95
+    assert cosine(found, expected) > 0.95
 
 
 def trained(model, first, batches, steps):
-    """From the parameters `first`: the losses, and how far each kernel went."""
+    """The losses of a training from the parameters `first`, and the changes of all kernels."""
     fit(first, model.detector.parameters(), model.detector.channel_last)
     training = Training(model)
     losses = [training.step(batch) for batch in batches(model, steps)]
-    # The gradient of so small a network leaps a hundredfold now and then, in float too: in half that step is skipped.
+    # The gradient of such a small network is sometimes a hundred times as large, in float too. In half that step is
+    # skipped.
     assert training.skipped <= 1
     last = tiny.parameters(model)
-    ways = [last[name] - array for name, array in first.items() if name.endswith("/W") and name != STEM]
-    return np.array(losses), np.concatenate([way.ravel() for way in ways])
+    changes = [last[name] - array for name, array in first.items() if name.endswith("/W") and name != STEM]
+    return np.array(losses), np.concatenate([change.ravel() for change in changes])
 
 
 @pytest.mark.parametrize("network", tiny.NETWORKS)
 def test_half_trains_as_float(make, batches, network):
-    """With batch statistics, which on maps of one cell make much of every rounding error.
+    """With batch statistics, which amplify rounding errors on maps of one cell.
 
-    Over nine seeds the first loss is within 1.2 %, all on average within 2 %, kernels move as far within 8 %, and their
-    ways have a cosine above 0.13; those of unlike ways have one of 0.01.
+    Measured over nine seeds: the first loss differs by up to 1.2 %, the mean loss by 2 %, the norm of the changes of the
+    kernels by 8 %; the cosine of these changes is above 0.13, and that of unrelated changes is 0.01.
     """
     steps = 20 if network == "resnet" else 3
     model = make(network, "train.batch_size=4")
     first = tiny.parameters(model)
-    expected, way = trained(model, first, batches, steps)
-    found, half_way = trained(make(network, "train.batch_size=4", *MIXED), first, batches, steps)
+    expected, change = trained(model, first, batches, steps)
+    found, half_change = trained(make(network, "train.batch_size=4", *MIXED), first, batches, steps)
     assert (found != expected).all()
     assert found[0] == pytest.approx(expected[0], rel=0.04)
     assert found.mean() == pytest.approx(expected.mean(), rel=0.06)
-    assert np.linalg.norm(half_way) == pytest.approx(np.linalg.norm(way), rel=0.2)
-    assert alike(half_way, way) > 0.05
+    assert np.linalg.norm(half_change) == pytest.approx(np.linalg.norm(change), rel=0.2)
+    assert cosine(half_change, change) > 0.05
 
 
-def alike(one, other):
-    """The cosine."""
+def cosine(one, other):
     return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
 
 
@@ -172,7 +176,9 @@ def test_half_detects_as_float(make, network):
     model = make(network, *MIXED)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     colour = normalisation(model.config.input, model.detector.image_channels)
-    expected, found = (Network(model.detector, model.runtime, colour, half)(images) for half in (False, True))
+    expected, found = (
+        NNablaNetwork(model.detector, model.runtime, colour, half)(images) for half in (False, True)
+    )
     for name, maps in expected.items():
         assert found[name].dtype == np.float32 and (found[name] != maps).any()
         largest = 1.5 if name in model.detector.head.heatmaps else np.abs(maps).max()
@@ -195,7 +201,7 @@ def test_saturated_logits_harm_nothing(make, batches, network, logit):
         assert np.isfinite(parameter.d).all(), name
     assert all((np.abs(bias.d) < abs(logit)).any() for bias in biases)  # saturated cells learn
 
-    half = Network(model.detector, model.runtime, normalisation(model.config.input, 4), half=True)
+    half = NNablaNetwork(model.detector, model.runtime, normalisation(model.config.input, 4), half=True)
     maps = {name: array[0] for name, array in half(np.zeros((1, 32, 32, 3), np.uint8)).items()}
     assert all((maps[name] == (logit > 0)).all() for name in model.detector.head.heatmaps)
     assert np.isfinite(model.detector.codec.decode(maps, 10).boxes).all()

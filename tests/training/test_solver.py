@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every update against plain NumPy: Adam, decay, clipping, moving average, loss scale, and what is saved."""
+"""The solver compared with NumPy: Adam, weight decay, clipping, loss scale, learning rate, saved state."""
 
+import h5py
 import nnabla as nn
 import numpy as np
 import pytest
 
-from pointdet.config.schema import LearningRate, MixedPrecision, Train
+from pointdet.config.schema import LearningRateConfig, MixedPrecisionConfig, TrainConfig
 from pointdet.errors import PointDetError
 from pointdet.training.solver import MAX_SKIPS, LossScale, Solver, gradient_norm, learning_rate
 
 SHAPES = {"conv/W": (3, 2, 2, 2), "conv/b": (3,), "bn/mean": (1, 3, 1, 1)}
-LEARNT = ("conv/W", "conv/b")
+TRAINABLE = ("conv/W", "conv/b")
 STEPS = 12
 
 
@@ -28,17 +29,19 @@ def make(train=None, precision=None, in_blocks=False):
     """A solver and the parameters it updates."""
     parameters = {}
     for name, array in draw(0).items():
-        parameters[name] = nn.Variable(array.shape, need_grad=name in LEARNT)
+        parameters[name] = nn.Variable(array.shape, need_grad=name in TRAINABLE)
         parameters[name].d = array
-    solver = Solver(Train(**(train or {})), MixedPrecision(**(precision or {})), parameters, in_blocks)
+    solver = Solver(
+        TrainConfig(**(train or {})), MixedPrecisionConfig(**(precision or {})), parameters, in_blocks
+    )
     return solver, parameters
 
 
 def gradients(step):
-    return {name: array * (1 + step % 3) for name, array in draw(1 + step).items() if name in LEARNT}
+    return {name: array * (1 + step % 3) for name, array in draw(1 + step).items() if name in TRAINABLE}
 
 
-def do(solver, parameters, step, lr, scale=1.0):
+def run_step(solver, parameters, step, lr, scale=1.0):
     solver.begin()
     for name, gradient in gradients(step).items():
         parameters[name].g = gradient * np.float32(scale)
@@ -54,17 +57,17 @@ def rates():
 
 
 def numpy_adam(weight_decay=0.0, clip_grad_norm=0.0):
-    """The parameters after every step, float64 (Kingma and Ba, 2015, algorithm 1)."""
-    theta = {name: draw(0)[name].astype(np.float64) for name in LEARNT}
-    m = {name: np.zeros(SHAPES[name]) for name in LEARNT}
-    v = {name: np.zeros(SHAPES[name]) for name in LEARNT}
+    """The parameters after every step, computed in float64 (Kingma and Ba, 2015, algorithm 1)."""
+    theta = {name: draw(0)[name].astype(np.float64) for name in TRAINABLE}
+    m = {name: np.zeros(SHAPES[name]) for name in TRAINABLE}
+    v = {name: np.zeros(SHAPES[name]) for name in TRAINABLE}
     history = []
     for step, lr in enumerate(rates()):
         g = {name: gradient.astype(np.float64) for name, gradient in gradients(step).items()}
         norm = np.sqrt(sum((gradient**2).sum() for gradient in g.values()))
         if clip_grad_norm and norm > clip_grad_norm:
             g = {name: gradient * clip_grad_norm / norm for name, gradient in g.items()}
-        for name in LEARNT:
+        for name in TRAINABLE:
             total = g[name] + weight_decay * theta[name]
             m[name] = 0.9 * m[name] + 0.1 * total
             v[name] = 0.999 * v[name] + 0.001 * total**2
@@ -88,14 +91,14 @@ def test_adam(settings, in_blocks):
     solver, parameters = make(settings, in_blocks=in_blocks)
     statistic = draw(0)["bn/mean"]
     for step, (lr, expected) in enumerate(zip(rates(), numpy_adam(**settings), strict=True)):
-        assert do(solver, parameters, step, lr)
-        for name in LEARNT:
+        assert run_step(solver, parameters, step, lr)
+        for name in TRAINABLE:
             np.testing.assert_allclose(parameters[name].d, expected[name], rtol=0, atol=2e-6)
     np.testing.assert_array_equal(parameters["bn/mean"].d, statistic)
 
 
 def test_the_references_differ():
-    """So that a solver which forgets one of them cannot pass."""
+    """So a solver without weight decay or without clipping fails `test_adam`."""
     ends = [
         numpy_adam(**settings)[-1]["conv/W"]
         for settings in ({}, {"weight_decay": 0.1}, {"clip_grad_norm": 5.0})
@@ -114,53 +117,32 @@ def test_gradient_norm():
     )
 
 
-def test_moving_average(in_blocks):
-    solver, parameters = make({"ema_decay": 0.9}, in_blocks=in_blocks)
-    expected = {name: array.astype(np.float64) for name, array in draw(0).items()}
-    for step, lr in enumerate(rates()):
-        parameters["bn/mean"].d = draw(50 + step)["bn/mean"]
-        do(solver, parameters, step, lr)
-        for name, array in values(parameters).items():
-            expected[name] = 0.9 * expected[name] + 0.1 * array
-    averaged = solver.averaged()
-    assert set(averaged) == set(SHAPES)
-    for name, array in expected.items():
-        np.testing.assert_allclose(averaged[name].data, array, rtol=0, atol=1e-6)
-        assert np.abs(array - parameters[name].d).max() > 1e-3
-
-
-def test_no_moving_average_unless_asked():
-    solver, _ = make()
-    assert not solver.averaged()
-
-
-def test_the_loss_scale_leaves_no_trace():
+def test_the_loss_scale_does_not_change_the_updates():
     plain, plain_parameters = make({"weight_decay": 0.1, "clip_grad_norm": 5.0})
     scaled, scaled_parameters = make(
         {"weight_decay": 0.1, "clip_grad_norm": 5.0},
         {"mixed_precision": True, "loss_scaling": 1024.0, "loss_scaling_interval": 4},
     )
     for step, lr in enumerate(rates()):
-        do(plain, plain_parameters, step, lr)
-        do(scaled, scaled_parameters, step, lr, scaled.loss_scale.value)
+        run_step(plain, plain_parameters, step, lr)
+        run_step(scaled, scaled_parameters, step, lr, scaled.loss_scale.value)
     assert scaled.loss_scale.value == 1024 * 2**3
     for name, array in values(plain_parameters).items():
-        np.testing.assert_array_equal(scaled_parameters[name].d, array)  # powers of two cost no bit
+        np.testing.assert_array_equal(scaled_parameters[name].d, array)  # powers of two are exact
 
 
 @pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
 def test_an_overflow_skips_one_step(poison):
     precision = {"mixed_precision": True, "loss_scaling": 1024.0}
-    solver, parameters = make({"ema_decay": 0.9}, precision)
-    other, other_parameters = make({"ema_decay": 0.9}, precision)
+    solver, parameters = make({}, precision)
+    other, other_parameters = make({}, precision)
     for step in range(3):
-        do(solver, parameters, step, 0.01, 1024)
-        do(other, other_parameters, step, 0.01, 1024)
+        run_step(solver, parameters, step, 0.01, 1024)
+        run_step(other, other_parameters, step, 0.01, 1024)
     before = values(parameters)
-    averages = {name: a.data.copy() for name, a in solver.averaged().items()}
 
     solver.begin()
-    parameters["bn/mean"].d = np.full(SHAPES["bn/mean"], poison)  # what such a forward pass does
+    parameters["bn/mean"].d = np.full(SHAPES["bn/mean"], poison)  # as after a forward pass that overflows
     for name, gradient in gradients(3).items():
         parameters[name].g = gradient
     parameters["conv/b"].g = np.array([1, poison, 1])
@@ -174,52 +156,53 @@ def test_an_overflow_skips_one_step(poison):
     }
     for name, array in before.items():
         np.testing.assert_array_equal(parameters[name].d, array)
-        np.testing.assert_array_equal(solver.averaged()[name].data, averages[name])
-    # Adam's state too is what it was: the next step is that of a run without the overflow.
-    assert do(solver, parameters, 4, 0.01, 512) and do(other, other_parameters, 4, 0.01, 1024)
+    # Adam's state is unchanged too: the next step equals that of a run without the overflow.
+    assert run_step(solver, parameters, 4, 0.01, 512) and run_step(other, other_parameters, 4, 0.01, 1024)
     for name, array in values(other_parameters).items():
         np.testing.assert_array_equal(parameters[name].d, array)
     assert solver.loss_scale.skips_in_a_row == 0 and solver.loss_scale.skipped_steps == 1
 
 
-def test_nothing_but_overflows_is_an_error():
+def test_many_overflows_in_a_row_are_an_error():
     solver, parameters = make({}, {"mixed_precision": True, "loss_scaling": 65536.0})
     for _ in range(MAX_SKIPS - 1):
-        assert not do(solver, parameters, 0, 0.01, np.inf)
-    assert solver.loss_scale.value == 1.0  # it does not sink below
+        assert not run_step(solver, parameters, 0, 0.01, np.inf)
+    assert solver.loss_scale.value == 1.0  # the lower bound
     with pytest.raises(PointDetError, match="30 steps in a row overflowed, the last at loss scale 1; lower"):
-        do(solver, parameters, 0, 0.01, np.inf)
+        run_step(solver, parameters, 0, 0.01, np.inf)
 
 
 def test_loss_scale():
-    scale = LossScale(MixedPrecision(mixed_precision=True, loss_scaling=8.0, loss_scaling_interval=3))
-    told = [False, False, False, True, False, False, True, True, False, False, False, False]
+    scale = LossScale(MixedPrecisionConfig(mixed_precision=True, loss_scaling=8.0, loss_scaling_interval=3))
+    overflows = [False, False, False, True, False, False, True, True, False, False, False, False]
     expected = [8, 8, 16, 8, 8, 8, 4, 2, 2, 2, 4, 4]
     found = []
-    for overflow in told:
+    for overflow in overflows:
         scale.update(overflow)
         found.append(scale.value)
     assert found == expected
     assert scale.skipped_steps == 3
-    again = LossScale(MixedPrecision(mixed_precision=True))
+    again = LossScale(MixedPrecisionConfig(mixed_precision=True))
     again.restore(scale.state())
     assert again.state() == scale.state() and again.good_steps == 1
 
 
 def test_loss_scale_has_bounds():
-    scale = LossScale(MixedPrecision(mixed_precision=True, loss_scaling=2.0**23, loss_scaling_interval=1))
+    scale = LossScale(
+        MixedPrecisionConfig(mixed_precision=True, loss_scaling=2.0**23, loss_scaling_interval=1)
+    )
     for _ in range(5):
         scale.update(False)
     assert scale.value == 2.0**24
 
 
-def test_loss_scale_may_be_constant_or_off():
+def test_constant_loss_scale_and_no_loss_scale():
     constant = LossScale(
-        MixedPrecision(
+        MixedPrecisionConfig(
             mixed_precision=True, loss_scaling=8, use_dynamic_loss_scaling=False, loss_scaling_interval=1
         )
     )
-    off = LossScale(MixedPrecision(loss_scaling=8))
+    off = LossScale(MixedPrecisionConfig(loss_scaling=8))
     for overflow in (True, False, False):
         constant.update(overflow)
     assert constant.value == 8 and constant.skipped_steps == 1
@@ -233,33 +216,88 @@ def test_saved_and_loaded(tmp_path, in_blocks, resumed_in_blocks):
         if step == 5:
             whole.save(tmp_path / "solver.h5")
             middle = values(whole_parameters)
-        do(whole, whole_parameters, step, lr)
+        run_step(whole, whole_parameters, step, lr)
     resumed, parameters = make(in_blocks=resumed_in_blocks)
     for name, array in middle.items():
         parameters[name].d = array
-    resumed.load(tmp_path / "solver.h5")
+    resumed.load(tmp_path / "solver.h5", channel_last=False)
     for step, lr in list(enumerate(rates()))[5:]:
-        do(resumed, parameters, step, lr)
+        run_step(resumed, parameters, step, lr)
     for name, array in values(whole_parameters).items():
         np.testing.assert_allclose(
             parameters[name].d, array, rtol=0, atol=0 if in_blocks == resumed_in_blocks else 1e-6
         )
 
 
-def test_a_broken_state_is_said(tmp_path):
+def test_damaged_solver_state_is_an_error(tmp_path):
     solver, parameters = make()
-    do(solver, parameters, 0, 0.01)
+    run_step(solver, parameters, 0, 0.01)
     path = tmp_path / "solver.h5"
-    with pytest.raises(PointDetError, match="solver.h5 is not a whole solver state"):
-        solver.load(path)
+    with pytest.raises(PointDetError, match="there is no parameter file .*solver.h5"):
+        solver.load(path, channel_last=False)
     solver.save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(PointDetError, match="solver.h5 is not a whole solver state"):
-        solver.load(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(PointDetError, match="solver.h5 is not a whole .h5 file"):
+        solver.load(path, channel_last=False)
+    path.write_bytes(whole)
+    for change, first in (
+        (lambda file: file.move("conv/b", "other/b"), "conv/b"),
+        (lambda file: file.__delitem__("conv/W/var"), "conv/W"),
+        (lambda file: file.__delitem__("conv/W/t"), "conv/W/t"),
+    ):
+        path.write_bytes(whole)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        with pytest.raises(PointDetError, match=rf"solver.h5 .*{first}.*; resume from another checkpoint"):
+            solver.load(path, channel_last=False)
+
+
+@pytest.mark.parametrize("input_channels", [3, 4])
+def test_moments_are_converted_to_layout_and_input_channels(tmp_path, input_channels):
+    """A training resumed in NHWC, or with a fourth input channel, equals one that used it from the start."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv1/conv/W": (5, 3, 3, 3), "conv1/bn/beta": (1, 5, 1, 1)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def converted(array, name):
+        if name == "conv1/conv/W" and input_channels == 4:
+            array = np.pad(array, ((0, 0), (0, 1), (0, 0), (0, 0)))
+        return array.transpose(0, 2, 3, 1)
+
+    def solver_of(change):
+        parameters = {}
+        for name, array in arrays.items():
+            parameters[name] = nn.Variable.from_numpy_array(change(array, name))
+            parameters[name].need_grad = True
+        return Solver(TrainConfig(), MixedPrecisionConfig(), parameters), parameters
+
+    def step(solver, parameters, seed, change):
+        noise = np.random.default_rng(seed)
+        solver.begin()
+        for name, parameter in parameters.items():
+            parameter.g = change(noise.standard_normal(shapes[name]).astype(np.float32), name)
+        solver.update(0.01)
+
+    unchanged = lambda array, name: array
+    first, first_parameters = solver_of(unchanged)
+    whole, whole_parameters = solver_of(converted)
+    for seed in range(4):
+        step(first, first_parameters, seed, unchanged)
+        step(whole, whole_parameters, seed, converted)
+    first.save(tmp_path / "solver.h5")
+    resumed, parameters = solver_of(converted)
+    for name, parameter in parameters.items():
+        parameter.d = whole_parameters[name].d
+    resumed.load(tmp_path / "solver.h5", channel_last=True)
+    step(whole, whole_parameters, 9, converted)
+    step(resumed, parameters, 9, converted)
+    for name, parameter in parameters.items():
+        np.testing.assert_array_equal(parameter.d, whole_parameters[name].d)
 
 
 def reference_rate(epoch, base, warmup, num_epochs):
-    """Per epoch, 0-based, as published."""
+    """The published learning rate of an epoch, counted from 0."""
     if epoch < warmup:
         return base * (epoch + 1) / warmup
     return base * 0.5 * (1 + np.cos(np.pi * (epoch - warmup) / (num_epochs - warmup)))
@@ -267,14 +305,14 @@ def reference_rate(epoch, base, warmup, num_epochs):
 
 @pytest.mark.parametrize("iterations", [1, 7, 518])
 def test_cosine(iterations):
-    settings = LearningRate(base_lr=5e-4, warmup_epochs=5)
+    settings = LearningRateConfig(base_lr=5e-4, warmup_epochs=5)
     for epoch in range(5, 140):
         assert learning_rate(settings, 140, iterations, epoch * iterations) == pytest.approx(
             reference_rate(epoch, 5e-4, 5, 140), rel=1e-9
         )
     rates = [learning_rate(settings, 140, iterations, step) for step in range(140 * iterations)]
     warm = 5 * iterations
-    # The last step of each warm-up epoch has the rate that is published for the whole of it.
+    # The last step of each warm-up epoch has the published rate of that epoch.
     for epoch in range(5):
         assert rates[(epoch + 1) * iterations - 1] == pytest.approx(reference_rate(epoch, 5e-4, 5, 140))
     np.testing.assert_allclose(np.diff(rates[:warm]), 5e-4 / warm, rtol=1e-6)
@@ -283,7 +321,7 @@ def test_cosine(iterations):
 
 
 def test_step():
-    settings = LearningRate(
+    settings = LearningRateConfig(
         base_lr=1e-3, scheduler_type="step", warmup_epochs=0, lr_steps=(3, 5), decay_rate=0.1
     )
     rates = [learning_rate(settings, 7, 4, step) for step in range(28)]
@@ -291,7 +329,7 @@ def test_step():
 
 
 def test_step_after_a_warm_up_of_part_of_an_epoch():
-    settings = LearningRate(
+    settings = LearningRateConfig(
         base_lr=1e-3, scheduler_type="step", warmup_epochs=0.5, lr_steps=(1,), decay_rate=0.5
     )
     rates = [learning_rate(settings, 2, 5, step) for step in range(10)]
@@ -299,5 +337,5 @@ def test_step_after_a_warm_up_of_part_of_an_epoch():
 
 
 def test_warm_up_to_the_end():
-    settings = LearningRate(base_lr=1.0, warmup_epochs=2)
+    settings = LearningRateConfig(base_lr=1.0, warmup_epochs=2)
     assert [learning_rate(settings, 2, 2, step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])

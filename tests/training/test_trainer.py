@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run within this process: overflow, divergence, validation, averaged parameters, signals."""
+"""Training runs: overflow, divergence, the best checkpoint, signals."""
 
-import csv
-import json
 import os
 import signal
 from dataclasses import replace
@@ -10,58 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+from runs import assert_equal, column, journal, run
 
-import main
-from pointdet.data.catalogue import read_dataset
 from pointdet.errors import PointDetError
-from pointdet.inference.restore import restore
-from pointdet.training.trainer import Trainer
 from pointdet.weights import checkpoint, h5_file
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 HALF = ("input.height=32", "input.width=32", "model.width=0.03", "mixed_precision.mixed_precision=true")
 
 
-class Watched:
-    """A loader that calls `before(step, batch)` as each batch, counted from 0, is taken."""
-
-    def __init__(self, loader, before):
-        self.iterations, self._loader, self._before = loader.iterations, loader, before
-
-    def epoch(self, epoch, start=0):
-        for iteration, batch in enumerate(self._loader.epoch(epoch, start), start):
-            self._before(epoch * self.iterations + iteration, batch)
-            yield batch
-
-
-def run(folder, model, before=lambda step, batch: None, resume=False):
-    """Train `model` into `folder`; whether it came to the end."""
-    folder.mkdir(exist_ok=True)
-    dataset = model.config.dataset
-    val_set = read_dataset(dataset, "val", model.class_names) if dataset.val else None
-    with main.loader(model, read_dataset(dataset, "train")) as loader:
-        trainer = Trainer(model, Watched(loader, before), val_set, folder)
-        if resume:
-            trainer.resume(folder / "checkpoints" / "last")
-        return trainer.run()
-
-
-def journal(folder):
-    with (folder / "journal.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def column(folder, name):
-    return [float(row[name]) for row in journal(folder) if row[name]]
-
-
-def assert_equal(found, expected):
-    assert list(found) == list(expected)
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
-
-
-def test_one_overflow_costs_one_step_and_nothing_else(tmp_path, data):
+def test_an_overflow_skips_one_step(tmp_path, data):
+    """Parameters, moments and running statistics do not change; the run continues."""
     model = tiny.model(
         tiny.config(
             data,
@@ -76,10 +33,10 @@ def test_one_overflow_costs_one_step_and_nothing_else(tmp_path, data):
     def poison(step, batch):
         before.append(tiny.parameters(model))
         if step == 1:
-            batch["colour"] *= 1e6  # more than half can hold
+            batch["colour"] *= 1e6  # above the range of half
 
     assert run(tmp_path / "run", model, poison)
-    assert_equal(before[2], before[1])  # statistics too
+    assert_equal(before[2], before[1])  # including the running statistics
     for earlier, later in ((0, 1), (2, 3)):
         assert any((before[later][name] != array).any() for name, array in before[earlier].items())
     assert column(tmp_path / "run", "skipped_steps") == [0, 1, 1, 1]
@@ -139,12 +96,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data):
     assert "total nan" in sentence and "lower train.learning_rate.base_lr" in sentence
     assert [row["step"] for row in journal(tmp_path / "run")] == list("123456")
     arrays = h5_file.read(tmp_path / "run" / "checkpoints" / "last" / "parameters.h5")
-    assert all(np.isfinite(array).all() for array in arrays.values())  # of the first epoch
+    assert all(np.isfinite(array).all() for array in arrays.values())  # saved after the first epoch
 
 
 @pytest.mark.parametrize("kernels", ["blas", "nnabla"])
-def test_a_learning_rate_that_is_far_too_high(tmp_path, data, kernels):
-    """Found, whatever turns to NaN first and whoever computes."""
+def test_a_learning_rate_that_is_far_too_high_ends_the_run(tmp_path, data, kernels):
     model = tiny.model(tiny.config(data, "train.num_epochs=20", "train.learning_rate.base_lr=1.0e+30"))
     model = replace(model, runtime=replace(model.runtime, cpu_kernels=kernels))
     with pytest.raises(PointDetError, match="is not finite at epoch 1, step 2 .*; lower"):
@@ -152,7 +108,7 @@ def test_a_learning_rate_that_is_far_too_high(tmp_path, data, kernels):
 
 
 def test_a_statistic_that_is_not_finite_ends_the_run(tmp_path, data):
-    """Though the loss is: an infinite variance never comes back, and only the running network uses it."""
+    """The loss is still finite: training does not use the running variance, and it stays infinite."""
     model = tiny.model(tiny.config(data, "train.num_epochs=3", "train.log_intervals=3"))
 
     def poison(step, batch):
@@ -169,37 +125,11 @@ def test_a_statistic_that_is_not_finite_ends_the_run(tmp_path, data):
     assert all(np.isfinite(array).all() for array in h5_file.read(last / "parameters.h5").values())
 
 
-def test_validation_changes_nothing_but_reports(tmp_path, data):
-    settings = ("train.ema_decay=0.5", "train.num_epochs=3", "train.save_intervals=2")
-    plain = tiny.model(tiny.config(data, *settings))
-    run(tmp_path / "plain", plain)
-    model = tiny.model(tiny.config(data, *settings, tiny.VALIDATION, "train.val_intervals=2"))
-    run(tmp_path / "run", model)
-    assert_equal(tiny.parameters(model), tiny.parameters(plain))
-
-    rows = journal(tmp_path / "run")
-    assert [(row["epoch"], row["step"]) for row in rows if row["AP"]] == [("2", "8"), ("3", "12")]
-    assert all(0 <= float(row["AP"]) <= float(row["AP50"]) <= 1 for row in rows if row["AP"])
-    assert [row["step"] for row in rows if row["total"]] == [str(step) for step in range(1, 13)]
-    metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
-    assert metrics["images"] == 4 and metrics["dataset"] == "shapes_val"
-    assert (tmp_path / "run" / "evaluation" / "detections.json").is_file()
-    folder = tmp_path / "run" / "checkpoints"
-    assert {path.name for path in folder.iterdir()} == {"last", "best", "epoch_0002"}
-    assert not (tmp_path / "plain" / "checkpoints" / "best").exists()
-
-    # What is restored is the moving average, which is not the last parameters.
-    restored = tiny.parameters(restore(folder / "last", model.runtime))
-    assert_equal(restored, h5_file.read(folder / "last" / "ema.h5"))
-    assert_equal(tiny.parameters(model), h5_file.read(folder / "last" / "parameters.h5"))
-    assert (restored["conv1/conv/W"] != tiny.parameters(model)["conv1/conv/W"]).any()
-
-
 def test_best_is_the_best(tmp_path, data, monkeypatch):
     """Equal is not better; the number survives a resumption."""
     scores = iter([0.3, 0.5, 0.5, 0.4, 0.6])
     monkeypatch.setattr(
-        "pointdet.training.trainer.measure", lambda *_: {"AP": next(scores), "AP50": 0.9, **NO_CLASS}
+        "pointdet.training.validation.measure", lambda *_: {"AP": next(scores), "AP50": 0.9, **NO_CLASS}
     )
     settings = ("train.val_intervals=1", tiny.VALIDATION)
     run(tmp_path / "run", tiny.model(tiny.config(data, *settings, "train.num_epochs=3")))
@@ -241,7 +171,9 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path, data, number):
     assert [row["step"] for row in journal(tmp_path / "run")] == list("12345678")
 
 
-def test_a_signal_in_the_last_step_of_an_epoch_leaves_the_validation_to_the_next_run(tmp_path, data):
+def test_a_signal_in_the_last_step_of_an_epoch(tmp_path, data):
+    """The epoch is not validated before the run ends. The resumed run validates it."""
+
     def signalled(step, batch):
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -254,7 +186,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_leaves_the_validation_to_the_next
     assert [row["step"] for row in journal(tmp_path / "run") if row["total"]] == list("12345678")
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path, data):
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path, data):
     def signalled(step, batch):
         if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -262,36 +194,3 @@ def test_a_second_interrupt_does_not_wait(tmp_path, data):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", tiny.model(tiny.config(data)), signalled)
-
-
-def test_intervals(tmp_path, data):
-    """Rows hold means over the steps since the last row, also at the end of an epoch and after a resumption."""
-    every = tiny.model(tiny.config(data))
-    run(tmp_path / "every", every)
-    totals = column(tmp_path / "every", "total")
-
-    def signalled(step, batch):
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    config = tiny.config(data, "train.log_intervals=3")
-    run(tmp_path / "run", tiny.model(config), signalled)
-    run(tmp_path / "run", tiny.model(config), resume=True)
-    rows = journal(tmp_path / "run")
-    ends = [int(row["step"]) for row in rows]
-    assert ends == [2, 3, 4, 7, 8]
-    for start, end, row in zip([0, *ends], ends, rows, strict=False):
-        assert float(row["total"]) == pytest.approx(np.mean(totals[start:end]), rel=1e-12)
-
-
-def test_resume_refuses_another_run(tmp_path, data):
-    run(tmp_path / "run", tiny.model(tiny.config(data, "train.num_epochs=1")))
-    cases = [
-        (("train.batch_size=4",), tiny.CLASS_NAMES, "counts 4 steps per epoch, this run 2; resume with"),
-        (("train.accumulate=2",), tiny.CLASS_NAMES, "counts 4 steps per epoch, this run 2"),
-        ((), (*tiny.CLASS_NAMES[1:], "circle"), "trained for other classes than those of the data"),
-        (("model.width=0.25",), tiny.CLASS_NAMES, "parameters.h5 does not fit this network"),
-    ]
-    for overrides, class_names, words in cases:
-        with pytest.raises(PointDetError, match=words):
-            run(tmp_path / "run", tiny.model(tiny.config(data, *overrides), class_names), resume=True)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes that published files do not name."""
+"""Class names of COCO and VOC, and from a text file."""
 
 from pointdet.weights.class_names import COCO, VOC, named, of_count
 
 
-def test_known_classes():
+def test_coco_and_voc():
     assert len(set(COCO)) == len(COCO) == 80 and (COCO[0], COCO[11], COCO[79]) == (
         "person",
         "stop sign",
@@ -15,7 +15,7 @@ def test_known_classes():
     assert (named("coco"), named("voc")) == (COCO, VOC)
 
 
-def test_a_file(tmp_path):
+def test_text_file(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("red cell\n  platelet \n\n", encoding="utf-8")
     assert named(str(path)) == ("red cell", "platelet")

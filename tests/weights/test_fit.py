@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored arrays meet a network: what fits is kept, in any layout; what does not is told."""
+"""Copying stored arrays into a network: layouts, input channels, and the report of arrays that do not fit."""
 
 import nnabla as nn
 import numpy as np
 import pytest
 
-from pointdet.config.schema import Config, Dataset
+from pointdet.config.schema import Config, DatasetConfig
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.inference.network import build_graph
+from pointdet.model.network import build_graph
 from pointdet.runtime import start
 from pointdet.weights.fit import converted, fit, fit_all, is_channel_last
 
@@ -16,11 +16,11 @@ BIAS = "hm_final/conv/b"
 
 
 def build(num_classes=3, channel_last=False, channels=3, **model):
-    """A tiny detector with random parameters, biases and statistics too, the same for every layout."""
+    """A small detector with its initial parameters."""
     config = Config(
-        dataset=Dataset(dataset="x", format="coco"),
+        dataset=DatasetConfig(dataset="x", format="coco"),
         model={"width": 0.125, "head_channels": 8, **model},
-        # Four input channels come with half precision.
+        # Half precision uses four input channels.
         mixed_precision={"channel_last": channel_last, "mixed_precision": channels == 4},
     )
     detector = catalogue.build(config, num_classes)
@@ -29,6 +29,7 @@ def build(num_classes=3, channel_last=False, channels=3, **model):
 
 
 def randomised(detector, seed):
+    """Give all parameters random values, also biases and statistics."""
     rng = np.random.default_rng(seed)
     for name, variable in detector.parameters().items():
         noise = rng.standard_normal(variable.shape, np.float32)
@@ -51,7 +52,7 @@ def fitted(arrays, detector):
     return values(detector)
 
 
-def test_layouts_there_and_back():
+def test_layouts_are_converted_in_both_directions():
     first = values(randomised(build(), 0))
     assert not is_channel_last(first)
     last = fitted(first, build(channel_last=True))
@@ -65,7 +66,7 @@ def test_layouts_there_and_back():
     assert_equal(fitted(last, build(channel_last=True)), last)
 
 
-def test_layouts_compute_the_same():
+def test_outputs_do_not_depend_on_the_layout():
     first, last = randomised(build(), 1), build(channel_last=True)
     fitted(values(first), last)
     images = np.random.default_rng(2).integers(0, 256, (1, 32, 32, 3), np.uint8)
@@ -90,8 +91,8 @@ def test_three_and_four_input_channels(channel_last):
     assert_equal(fitted(four, build(channel_last=channel_last)), three)
 
 
-def test_both_at_once():
-    """The published half precision files are NHWC with four channels."""
+def test_layout_and_input_channels():
+    """The published half precision files are in NHWC with four channels."""
     published = values(randomised(build(channel_last=True, channels=4), 0))
     found = fitted(published, build())
     np.testing.assert_array_equal(
@@ -118,7 +119,7 @@ def test_report_of_fine_tuning():
         "hm_final/conv/b (80,) for (3,)",
     )
     assert report.new == ("wh_final/conv/b",)
-    assert report.unused == ("older/W",)  # the ImageNet classifier is no news
+    assert report.unused == ("older/W",)  # without the ImageNet classifier
     assert report.describe().splitlines() == [
         f"kept {len(before) - 3}, skipped 2, new 1 parameters",
         f"  skipped: {', '.join(report.skipped)}",
@@ -127,17 +128,17 @@ def test_report_of_fine_tuning():
     ]
 
 
-def test_a_long_report_stays_short():
+def test_long_lists_of_names_are_shortened():
     detector = build()
     report = fit({}, detector.parameters(), channel_last=False)
     assert not report.kept and len(report.new) == len(detector.parameters())
     assert len(report.describe().splitlines()) == 2
-    assert report.describe().endswith(", ...")
+    assert report.describe().endswith(f", and {len(report.new) - 6} more")
 
 
-def test_misfits_are_errors_where_all_must_fit():
+def test_fit_all_refuses_parameters_that_do_not_fit():
     arrays = values(build(num_classes=4))
-    with pytest.raises(PointDetError, match="x.h5 was trained for 4 classes, but 3 are asked"):
+    with pytest.raises(PointDetError, match="x.h5 was trained for 4 classes, but 3 are requested"):
         fitted(arrays, build(num_classes=3))
     with pytest.raises(
         PointDetError, match=r"x.h5 does not fit this network in \d+ parameters \(first: conv1"
@@ -150,7 +151,7 @@ def test_misfits_are_errors_where_all_must_fit():
         fitted(arrays, build(num_classes=4))
 
 
-def test_nothing_is_shared_between_detectors():
+def test_detectors_do_not_share_parameters():
     one, other = randomised(build(), 0), randomised(build(), 1)
     assert not np.array_equal(values(one)["conv1/conv/W"], values(other)["conv1/conv/W"])
     assert not nn.get_parameters()

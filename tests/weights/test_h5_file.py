@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter files are NNabla's: each reads what the other wrote; a broken file is said to be broken."""
+"""NNabla and PointDet read each other's .h5 files; broken files are refused."""
 
 import nnabla as nn
 import numpy as np
@@ -15,7 +15,7 @@ def arrays():
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def test_nnabla_reads_what_we_write(tmp_path):
+def test_nnabla_reads_our_files(tmp_path):
     path = tmp_path / "x.h5"
     h5_file.write(path, {name: (array, not name.endswith("mean")) for name, array in arrays().items()})
     nn.load_parameters(str(path))
@@ -26,7 +26,7 @@ def test_nnabla_reads_what_we_write(tmp_path):
         assert found[name].need_grad == (name != "z/bn/mean")
 
 
-def test_we_read_what_nnabla_writes(tmp_path):
+def test_files_of_nnabla_are_read(tmp_path):
     path = tmp_path / "x.h5"
     for name, array in arrays().items():
         nn.parameter.get_parameter_or_create(name, array.shape, array)
@@ -37,7 +37,7 @@ def test_we_read_what_nnabla_writes(tmp_path):
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_what_is_no_whole_file_is_said(tmp_path):
+def test_missing_empty_and_broken_files(tmp_path):
     path = tmp_path / "x.h5"
     with pytest.raises(PointDetError, match="there is no parameter file .*x.h5"):
         h5_file.read(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""safetensors and .npz: what is written is read, and other files are refused in one sentence."""
+"""Writing and reading of safetensors and .npz files; broken files are refused."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arra
 
 
 @pytest.mark.parametrize("suffix", plain_file.SUFFIXES)
-def test_there_and_back(tmp_path, suffix):
+def test_written_arrays_are_read(tmp_path, suffix):
     path = tmp_path / "deep" / f"x{suffix}"
-    plain_file.write(path, {**ARRAYS, "turned": ARRAYS["a.weight"].T}, {"k": "v"})
+    plain_file.write(path, {**ARRAYS, "transposed": ARRAYS["a.weight"].T}, {"k": "v"})
     found = plain_file.read(path)
-    assert set(found) == {*ARRAYS, "turned"}
-    np.testing.assert_array_equal(found["turned"], ARRAYS["a.weight"].T, strict=True)
+    assert set(found) == {*ARRAYS, "transposed"}
+    np.testing.assert_array_equal(found["transposed"], ARRAYS["a.weight"].T, strict=True)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found[name], array, strict=True)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -35,14 +35,14 @@ def test_broken_files(tmp_path, suffix):
             plain_file.read(path)
 
 
-def test_a_pickle_in_an_npz_is_not_run(tmp_path):
+def test_pickle_in_an_npz_file_is_not_executed(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, x=np.array([{}], dtype=object))
     with pytest.raises(PointDetError, match="is not a whole .npz file of numbers"):
         plain_file.read(path)
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_path_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(PointDetError, match="cannot write .*x.npz"):
         plain_file.write(tmp_path / "file" / "x.npz", ARRAYS, {})

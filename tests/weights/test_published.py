@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published files with exchanged heads are recognised and mended."""
+"""Exchanged heads in published files are recognised and corrected."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from pointdet.weights.published import heads_look_swapped, with_swapped_heads
 
 
 def trained(offset, size):
-    """The heads of a trained file: offsets lie in [0, 1), sizes are `size` cells on average."""
+    """Parameters as of a trained network. offset, size: mean outputs of the heads in cells."""
     rng = np.random.default_rng(0)
     arrays = {}
     for head, bias in (("reg", offset), ("wh", size)):
@@ -17,27 +17,27 @@ def trained(offset, size):
     return {"conv1/conv/W": np.ones((8, 3, 7, 7), np.float32), **arrays, "hm_final/conv/b": np.zeros(3)}
 
 
-def test_recognised():
-    right = trained(offset=0.5, size=9)
-    assert not heads_look_swapped(right)
-    assert heads_look_swapped(with_swapped_heads(right))
+def test_exchanged_heads_are_recognised():
+    arrays = trained(offset=0.5, size=9)
+    assert not heads_look_swapped(arrays)
+    assert heads_look_swapped(with_swapped_heads(arrays))
 
 
-def test_files_without_these_heads_are_not_suspected():
+def test_files_without_these_heads():
     arrays = with_swapped_heads(trained(offset=0.5, size=9))
     del arrays["wh_final/conv/b"]
     assert not heads_look_swapped(arrays)
     assert not heads_look_swapped({"fc/affine/W": np.zeros(3)})
 
 
-def test_exchanged_and_back():
-    right = trained(offset=0.5, size=9)
-    swapped = with_swapped_heads(right)
-    assert set(swapped) == set(right)
+def test_heads_are_exchanged():
+    arrays = trained(offset=0.5, size=9)
+    swapped = with_swapped_heads(arrays)
+    assert set(swapped) == set(arrays)
     for part in ("conv1/conv/W", "final/conv/W", "final/conv/b"):
-        assert swapped[f"reg_{part}"] is right[f"wh_{part}"]
-        assert swapped[f"wh_{part}"] is right[f"reg_{part}"]
+        assert swapped[f"reg_{part}"] is arrays[f"wh_{part}"]
+        assert swapped[f"wh_{part}"] is arrays[f"reg_{part}"]
     for name in ("conv1/conv/W", "hm_final/conv/b"):
-        assert swapped[name] is right[name]
+        assert swapped[name] is arrays[name]
     again = with_swapped_heads(swapped)
-    assert all(again[name] is right[name] for name in right)
+    assert all(again[name] is arrays[name] for name in arrays)

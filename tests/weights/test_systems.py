@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Systems are known by their keys, and with them how their networks were fed and tested."""
+"""Systems are recognised by the keys of their files, and have the settings of their networks."""
 
 import networks
 import pytest
 
 from pointdet.detectors import catalogue
-from pointdet.ops.layers import undrawn
+from pointdet.ops.layers import parameters_without_values
 from pointdet.weights.naming.names import Names
-from pointdet.weights.systems import DEAD, IMAGENET, recognise
+from pointdet.weights.systems import IMAGENET, UNUSED, recognise
 
 
 def shapes_of(entries):
@@ -26,7 +26,7 @@ def test_triplets(golden, stacks):
 
 
 def fork(channels, classes):
-    """Key -> shape of all that the HRNet fork of the triplets has."""
+    """Key -> shape of all parameters in the HRNet fork of CenterNet with keypoint triplets."""
     stem = {"conv1": "pre.0", "bn1": "pre.1", "conv2": "pre.2", "bn2": "pre.3"}
     entries = {}
     for key, shape in networks.hrnet_parameters(channels).items():
@@ -73,11 +73,11 @@ def test_hrnet_fork_of_the_triplets():
     assert isinstance(system.names, Names)
     paths = [path for key in entries if (path := system.names.ours(key))]
     assert len(set(paths)) == len(paths)
-    lost = [key for key in entries if system.names.ours(key) is None]
-    assert all(DEAD.fullmatch(key) for key in lost)
+    without_path = [key for key in entries if system.names.ours(key) is None]
+    assert all(UNUSED.fullmatch(key) for key in without_path)
     config = networks.config(model=system.settings["model"], detector={"name": "triplet"})
     detector = catalogue.build(config, 4)
-    with undrawn():
+    with parameters_without_values():
         detector.make_parameters(32)
     assert set(detector.parameters()) == set(paths)
 
@@ -92,6 +92,6 @@ def test_nnabla_example(golden, table, arch, depth, layout):
     assert system.settings["input"] == {"height": 384, "width": 384, **IMAGENET}
 
 
-def test_nobody_else():
+def test_unknown_keys():
     assert recognise({}) is None and recognise({"hm.0.weight": (64, 256, 3, 3)}) is None
     assert recognise({"deconv_layers.0.weight": (512, 256, 4, 4)}) is None

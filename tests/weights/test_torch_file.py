@@ -161,13 +161,13 @@ def test_no_tensors_by_name(file, read):
     x = file.tensor(noise(2))
     loop = Code(b"}q\xffX\x05\x00\x00\x00modelh\xffs")  # a dict that is its own model
     for content in ([x], x, {"weights": {"x": x}}, {"x": [x]}, {"x": x.arguments[0], "model": loop}):
-        with pytest.raises(PointDetError, match="holds no tensors by name"):
+        with pytest.raises(PointDetError, match="contains no named tensors"):
             read(file.written(content))
 
 
 @pytest.mark.parametrize("names", [("",), ("a\nb",), ("a", "module.a")])
 def test_bad_names(file, read, names):
-    with pytest.raises(PointDetError, match="the name of a tensor is empty, cannot be printed or stands"):
+    with pytest.raises(PointDetError, match="the name of a tensor is empty, unprintable or not"):
         read(file.written({name: file.tensor(noise(2)) for name in names}))
 
 
@@ -228,34 +228,37 @@ SCRIPT = zipped({"m/data.pkl": pickled({}), "m/constants.pkl": b""})
 LONG = pickled({"x" * 1000 + str(i): "x" * 1000 for i in range(2200)})
 OTHERS = {  # name: (bytes, sentence)
     "empty": (b"", "weights.pth cannot be read .cannot mmap an empty file."),
-    "web page": (b"\n<!DOCTYPE html><html>Quota exceeded</html>", "is a web page and no weight file"),
+    "web page": (b"\n<!DOCTYPE html><html>Quota exceeded</html>", "is a web page, not a weight file"),
     "safetensors": (struct.pack("<Q", len(HEADER)) + HEADER, "is a safetensors file; with torch"),
     "safetensors like a pickle": (struct.pack("<Q", 128) + HEADER.ljust(128), "is a safetensors file"),
-    "tar": (tar(), "is a tar file of the oldest torch; with torch"),
+    "tar": (tar(), "is a tar file of the first versions of torch; with torch"),
     "TorchScript": (SCRIPT, "is a TorchScript program; with torch"),
     "zip": (zipped({"readme.txt": b""}), "is a zip file that torch.save did not write"),
     "two in a zip": (zipped({"a/data.pkl": b"", "b/data.pkl": b""}), "is a zip file that torch.save did not"),
     "pickle": (pickled({"x": 3}), "is a pickle that torch.save did not write"),
-    "gzip": (gzip.compress(packed()), "is no weight file of torch"),
-    "text": (b"version https://git-lfs.github.com/spec/v1", "is no weight file of torch"),
+    "gzip": (gzip.compress(packed()), "is not a weight file of torch"),
+    "text": (b"version https://git-lfs.github.com/spec/v1", "is not a weight file of torch"),
     "compressed": (packed(compress_type=zipfile.ZIP_DEFLATED), "was compressed or encrypted after"),
     "encrypted": (directory({DATA[0]: (8, b"\1")}), "was compressed or encrypted after"),
-    "long pickle": (zipped({"a/data.pkl": LONG}), "has a pickle of more than 2 MiB"),
-    "overlapping": (directory({DATA[1]: (42, bytes(4))}), "do not give the checksum"),
-    "in each other": (directory({n: (20, b"\0\3\0\0" * 2) for n in DATA}), "members lie in each other"),
-    "beyond the end": (directory({DATA[1]: (20, b"\0\1\0\0" * 2)}), "do not give the checksum"),
-    "no such member": (directory({DATA[1]: (42, b"\7")}), "its zip members lie in each other or nowhere"),
-    "damaged numbers": (packed().replace(NUMBERS, NUMBERS[::-1]), "do not give the checksum"),
-    "damaged pickle": (packed().replace(b"state_dict", b"stale_dict"), "do not give the checksum"),
+    "long pickle": (zipped({"a/data.pkl": LONG}), "contains more than 2 MiB besides its tensors"),
+    "overlapping": (directory({DATA[1]: (42, bytes(4))}), "do not match their checksum"),
+    "in each other": (directory({n: (20, b"\0\3\0\0" * 2) for n in DATA}), "members overlap"),
+    "beyond the end": (directory({DATA[1]: (20, b"\0\1\0\0" * 2)}), "do not match their checksum"),
+    "no such member": (
+        directory({DATA[1]: (42, b"\7")}),
+        "its zip members overlap or are outside of the file",
+    ),
+    "damaged numbers": (packed().replace(NUMBERS, NUMBERS[::-1]), "do not match their checksum"),
+    "damaged pickle": (packed().replace(b"state_dict", b"stale_dict"), "do not match their checksum"),
     "byte order": (zipped(members() | {"archive/byteorder": b"middle"}), "its byte order is neither"),
     "missing storage": (packed().replace(b"data/94000", b"data/9400X"), "'94000' is missing or of another"),
     "short storage": (zipped(members() | {DATA[0]: bytes(47)}), "'94000' is missing or of another size"),
     "long storage": (zipped(members() | {DATA[0]: bytes(49)}), "'94000' is missing or of another size"),
     "long list": (zipped({f"{i:0>1000}": b"" for i in range(4200)} | members()), "its zip directory is miss"),
-    "key that nothing names": (LEGACY.replace(b"94001", b"94009", 1), "its list of storages is garbled"),
-    "count": (LEGACY[:-16] + struct.pack("<q", 1 << 60) + LEGACY[-8:], "it breaks off in its numbers"),
-    "negative count": (LEGACY[:-16] + struct.pack("<q", -1) + LEGACY[-8:], "it breaks off in its numbers"),
-    "no numbers": (LEGACY[:-72], "it breaks off in its numbers"),
+    "key that nothing names": (LEGACY.replace(b"94001", b"94009", 1), "its list of storages is damaged"),
+    "count": (LEGACY[:-16] + struct.pack("<q", 1 << 60) + LEGACY[-8:], "its numbers are truncated"),
+    "negative count": (LEGACY[:-16] + struct.pack("<q", -1) + LEGACY[-8:], "its numbers are truncated"),
+    "no numbers": (LEGACY[:-72], "its numbers are truncated"),
     "other protocol": (LEGACY.replace(b"M\xe9\3", b"M\xea\3", 1), "a pickle that torch.save did not write"),
 }
 

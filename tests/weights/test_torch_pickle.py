@@ -17,8 +17,8 @@ from pointdet.errors import PointDetError
 from pointdet.weights import torch_file
 
 SRC = Path(__file__).parents[2] / "src"
-REFUSED = "asks for {}, which is neither a tensor nor a plain value and was not run"
-BROKEN = "is not a whole weight file (its pickle breaks off or has more than tensors and values)"
+REFUSED = "needs {}, which is neither a tensor nor a plain value and was not executed"
+BROKEN = "is not a whole weight file (its pickle is truncated or contains more than tensors and values)"
 RUNNING = {"compile", "exec", "import", "os.system", "pickle.find_class", "subprocess.Popen"}
 ran = []  # audit events while a file is read; an audit hook cannot be taken away again
 sys.addaudithook(lambda event, _: ran.append(event) if reading and event in RUNNING else None)
@@ -81,7 +81,7 @@ def test_what_pickle_itself_writes(read, protocol):
         def __reduce__(self):
             return eval, ("open('canary', 'w')",)
 
-    with pytest.raises(PointDetError, match=r"asks for (builtins|__builtin__)\.eval"):
+    with pytest.raises(PointDetError, match=r"needs (builtins|__builtin__)\.eval"):
         read(Code(pickle.dumps(Evil(), protocol)[2 if protocol > 1 else 0 : -1]))
 
 
@@ -157,7 +157,7 @@ BOMBS = {  # name: (content, what is said)
     "many marks": (b"(" * 1_900_000, BROKEN),
     "many dicts": (b"(" + b"}" * 1_900_000 + b"t", "x"),
     "much remembered": (b"N" + b"\x94" * 1_900_000, "x"),
-    "long pickle": (b"N" * (1 << 21), "has a pickle of more than 2 MiB beside its tensors"),
+    "long pickle": (b"N" * (1 << 21), "contains more than 2 MiB besides its tensors"),
     "colliding keys": (b"}(" + b"".join(text(i * (2**61 - 1)) + b"N" for i in range(9)) + b"u", BROKEN),
     "large dicts": (PAIRS + ORDERED_DICT + b"q\xfe" + b"h\xfeh\xff\x85R" * 10_000, BROKEN),
     "large arguments": (MILLION + PARAMETER + b"q\xfe" + b"h\xfeh\xffR" * 150_000, BROKEN),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image -> feature maps at stride 4, one per stack."""
+"""Backbones: normalised image -> feature maps at stride 4, one per stack."""

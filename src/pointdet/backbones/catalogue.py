@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backbones by name: `model.arch` and `model.num_layers` -> a function image -> feature maps."""
+"""The backbones by name: `model.arch` and `model.num_layers` -> a function from image to feature maps."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ DEPTHS = {
     "hourglass": tuple(hourglass.STACKS),
     "hrnet": hrnet.CHANNELS,
 }
-# Those that begin as another does, with the name of its ImageNet parameters.
+# Backbones that share their ImageNet parameters with another one -> the name in the published files.
 BASES = {"resdcn": "resnet", "dlav0": "dla"}
-
 
 Backbone = Callable[[nn.Variable, Mode], list[nn.Variable]]
 
 
-def build(model: schema.Model) -> Backbone:
-    """The backbone of a configuration. Errors: PointDetError for a depth that does not exist."""
+def build(model: schema.ModelConfig) -> Backbone:
+    """The backbone of a configuration. Errors: PointDetError for an unknown depth."""
     backbone, channels = _backbone(model), model.feature_channels
     return backbone if channels is None else partial(_with_neck, backbone, channels)
 
@@ -43,7 +42,7 @@ def _with_neck(backbone: Backbone, channels: int, x: nn.Variable, mode: Mode) ->
     return out
 
 
-def _backbone(model: schema.Model) -> Backbone:
+def _backbone(model: schema.ModelConfig) -> Backbone:
     depths = DEPTHS[model.arch]
     if model.num_layers not in depths:
         known = ", ".join(map(str, depths))
@@ -64,16 +63,16 @@ def _backbone(model: schema.Model) -> Backbone:
     return lambda x, mode: network(x, model.num_layers, model.width, mode)
 
 
-def imagenet_files(model: schema.Model, channel_last: bool) -> list[str]:
-    """Patterns of the published files with the backbone's ImageNet parameters, the most fitting first.
+def imagenet_files(model: schema.ModelConfig, channel_last: bool) -> list[str]:
+    """File name patterns of the backbone's published ImageNet parameters, in order of preference.
 
-    NNabla's in either layout, then those of torchvision, DLA's authors and HRNet's authors.
-    Errors: PointDetError where there never were any.
+    First NNabla's files in both layouts, then those of torchvision and of the authors of DLA and HRNet.
+    Errors: PointDetError for the hourglass, which has none.
     """
     if model.arch == "hourglass":
         raise PointDetError(
-            "model.pretrained_model_dir: nobody trained the hourglass on ImageNet; set it to null, and start from a "
-            "detector with --checkpoint or from scratch"
+            "model.pretrained_model_dir: the hourglass has no published ImageNet parameters; set it to null, "
+            "and start from a detector with --checkpoint or from scratch"
         )
     depth = model.num_layers
     name = BASES.get(model.arch, model.arch)

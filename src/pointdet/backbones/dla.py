@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """DLA-34 (Yu et al., 2018) with the upsampling of "DLAv0" or of "DLA": image -> one feature map at stride 4.
 
-Both are iterative deep aggregation: DLAv0 joins maps, DLA adds them between deformable convolutions (Zhou et al., 2019,
-section 5). The names of DLAv0's parameters and the order in which it joins maps are those of the published NNabla
-CenterNet files; those of DLA's upsampling are the official code's.
+Both use iterative deep aggregation. DLAv0 concatenates maps. DLA adds maps between deformable convolutions
+(Zhou et al., 2019, section 5). Names of parameters and the order of concatenated maps in DLAv0 are those of
+the published NNabla CenterNet files, the names in DLA's upsampling those of the official code.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ CHANNELS = (16, 32, 64, 128, 256, 512)  # of levels 0 to 5; level k has stride 2
 def dlav0(x: nn.Variable, width: float, last_kernel: int, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 64 * width channels at stride 4].
 
-    `last_kernel`: of the last node at stride 8; 1 in the NNabla example, 3 in the official code.
+    `last_kernel`: kernel of the last node at stride 8; 1 in the NNabla example, 3 in the official code.
     """
     return [_upsampling(_levels(x, width, mode), last_kernel, mode)]
 
 
 def dla(x: nn.Variable, width: float, mode: Mode) -> list[nn.Variable]:
-    """As `dlav0`, with deformable convolutions."""
+    """Like `dlav0`, with the upsampling of DLA and its deformable convolutions."""
     levels = _levels(x, width, mode)
-    ends = []  # what the aggregations down to stride 16, 8 and 4 come to
+    results = []  # of the aggregations at stride 16, 8 and 4
     with nn.parameter_scope("dla_up"):
         for k in range(3):
             with nn.parameter_scope(f"ida_{k}"):
                 levels[2 - k :] = _aggregated(levels[2 - k :], (2,) * (k + 1), mode)
-            ends.append(levels[-1])
+            results.append(levels[-1])
     with nn.parameter_scope("ida_up"):
-        return _aggregated(ends[::-1], (2, 4), mode)[-1:]
+        return _aggregated(results[::-1], (2, 4), mode)[-1:]
 
 
 def _levels(x: nn.Variable, width: float, mode: Mode) -> list[nn.Variable]:
-    """The maps of levels 2 to 5."""
+    """The feature maps of levels 2 to 5."""
     channels = [scaled(c, width) for c in CHANNELS]
     with nn.parameter_scope("conv1"):
         h = conv_norm(x, channels[0], 7, mode)
@@ -60,21 +60,21 @@ def _levels(x: nn.Variable, width: float, mode: Mode) -> list[nn.Variable]:
 
 
 def _tree(x: nn.Variable, channels: int, mode: Mode, with_input: bool = False) -> nn.Variable:
-    """Two blocks at half the size, aggregated; `with_input`: together with the pooled input."""
+    """Aggregate two blocks at half the size and, `with_input`, the pooled input."""
     pooled = max_pool(x, mode, kernel=2, stride=2, pad=0)
     shortcut = conv_norm(pooled, channels, 1, mode, relu=False)
     first, second = _blocks(x, shortcut, channels, 2, mode)
-    return _join("root", [first, pooled, second] if with_input else [first, second], channels, 1, mode)
+    return _concatenate("root", [first, pooled, second] if with_input else [first, second], channels, 1, mode)
 
 
 def _deep_tree(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
-    """A tree at half the size, and two more blocks that aggregate its result and the pooled input as well."""
+    """A tree at half the size and two more blocks, aggregated with the tree's result and the pooled input."""
     with nn.parameter_scope("node1"):
         inner = _tree(x, channels, mode)
     with nn.parameter_scope("node2"):
         first, second = _blocks(inner, inner, channels, 1, mode)
         pooled = max_pool(x, mode, kernel=2, stride=2, pad=0)
-        return _join("root", [first, inner, second, pooled], channels, 1, mode)
+        return _concatenate("root", [first, inner, second, pooled], channels, 1, mode)
 
 
 def _blocks(
@@ -94,35 +94,35 @@ def _block(x: nn.Variable, shortcut: nn.Variable, channels: int, stride: int, mo
 
 
 def _upsampling(levels: list[nn.Variable], last_kernel: int, mode: Mode) -> nn.Variable:
-    """Every map is brought to the size of the one before it and joined with it, until stride 4."""
+    """Upsample every map to the size of the previous one and concatenate both, down to stride 4."""
     level2, level3, level4, level5 = levels
     c2, c3, c4 = (level.shape[mode.channel_axis] for level in (level2, level3, level4))
-    sixteenth = _join("up8/root", [_up("up16/up", level5, c4, mode), level4], c4, 3, mode)
+    sixteenth = _concatenate("up8/root", [_up("up16/up", level5, c4, mode), level4], c4, 3, mode)
     with nn.parameter_scope("up4/residual_level3"):
-        inner = _join("level3up_root/root", [_up("up", level4, c3, mode), level3], c3, 3, mode)
+        inner = _concatenate("level3up_root/root", [_up("up", level4, c3, mode), level3], c3, 3, mode)
     up8 = _up("up8/up", sixteenth, c3, mode)
-    eighth = _join("up4/residual_level3/x_root/root", [up8, inner], c3, last_kernel, mode)
+    eighth = _concatenate("up4/residual_level3/x_root/root", [up8, inner], c3, last_kernel, mode)
     up4 = _up("up4/up", eighth, c2, mode)
     from_inner = _up("up2_b/up", inner, c2, mode)
     with nn.parameter_scope("up2_c"):
-        h = _join("level3up_c_root/root", [level2, _up("up", level3, c2, mode)], c2, 3, mode)
-        h = _join("level2up_root/root", [from_inner, h], c2, 3, mode)
-        return _join("x_root/root", [up4, h], c2, 3, mode)
+        h = _concatenate("level3up_c_root/root", [level2, _up("up", level3, c2, mode)], c2, 3, mode)
+        h = _concatenate("level2up_root/root", [from_inner, h], c2, 3, mode)
+        return _concatenate("x_root/root", [up4, h], c2, 3, mode)
 
 
 def _up(scope: str, x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
-    """To `channels`, and twice the size."""
+    """Convolution 1x1 to `channels` and upsampling to twice the size."""
     with nn.parameter_scope(scope):
         return depthwise_upsample(conv_norm(x, channels, 1, mode), mode)
 
 
-def _join(scope: str, maps: list[nn.Variable], channels: int, kernel: int, mode: Mode) -> nn.Variable:
+def _concatenate(scope: str, maps: list[nn.Variable], channels: int, kernel: int, mode: Mode) -> nn.Variable:
     with nn.parameter_scope(scope):
         return conv_norm(F.concatenate(*maps, axis=mode.channel_axis), channels, kernel, mode)
 
 
 def _aggregated(maps: list[nn.Variable], factors: tuple[int, ...], mode: Mode) -> list[nn.Variable]:
-    """Every map is brought to the first one's width, `factors` larger, and added to the result before it."""
+    """Each map gets the channels of the first one, is upsampled by its factor and added to the last sum."""
     channels = maps[0].shape[mode.channel_axis]
     results = maps[:1]
     for i, (x, factor) in enumerate(zip(maps[1:], factors, strict=True), 1):

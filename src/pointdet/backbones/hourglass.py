@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacked hourglasses (Newell et al., 2016) as CornerNet has them: image -> one feature map at stride 4 per stack.
+"""Stacked hourglasses (Newell et al., 2016): image -> one feature map at stride 4 per stack.
 
-Law and Deng, 2018, section 3.5: residual units throughout, strided instead of pooled, and no predictions between the
-stacks, only features.
+They are those of CornerNet (Law and Deng, 2018, section 3.5): all layers are residual units, strides replace
+pooling, and a stack gets only the features of the previous one, not its predictions.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pointdet.ops.layers import Mode, conv_norm, uniform_in, upsample_nearest
 
 STACKS = {52: 1, 104: 2}  # depth -> number of stacks
 
-# Of the map that enters level 1 to 5, and of the bottom. With fewer levels the first ones and the bottom remain, so
-# that the widest units still see the most.
+# Channels of the inputs of levels 1 to 5, and of the bottom. With fewer levels the first ones and the bottom
+# are used, so that the units with the most channels have the largest receptive field.
 CHANNELS = (256, 256, 384, 384, 384, 512)
 
 
 def hourglass(x: nn.Variable, stacks: int, levels: int, width: float, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> feature maps of 256 * width channels at stride 4.
 
-    H / 4 and W / 4, rounded up, are multiples of 2^levels.
+    H / 4 and W / 4, rounded up, must be multiples of 2^levels.
     """
     channels = [scaled(c, width) for c in (*CHANNELS[:levels], CHANNELS[-1])]
     with nn.parameter_scope("conv1"):
@@ -45,7 +45,7 @@ def hourglass(x: nn.Variable, stacks: int, levels: int, width: float, mode: Mode
 
 
 def _hourglass(x: nn.Variable, channels: Sequence[int], mode: Mode) -> nn.Variable:
-    """Down to the bottom and up again; at every level the map on the way up meets the one from the way down."""
+    """Downsample to the bottom and upsample again. At every level the skip branch is added."""
     skips = []
     for level, (outer, inner) in enumerate(pairwise(channels), 1):
         with nn.parameter_scope(f"level{level}"):
@@ -60,7 +60,7 @@ def _hourglass(x: nn.Variable, channels: Sequence[int], mode: Mode) -> nn.Variab
 
 
 def _units(scope: str, x: nn.Variable, channels: Sequence[int], mode: Mode, stride: int = 1) -> nn.Variable:
-    """Residual units, one for each number of channels; the first has the stride."""
+    """A sequence of residual units with these numbers of channels. The first one has the stride."""
     for number, c in enumerate(channels, 1):
         with nn.parameter_scope(f"{scope}/layer{number}"):
             x = basic(x, c, stride if number == 1 else 1, mode, uniform_in)
@@ -68,7 +68,7 @@ def _units(scope: str, x: nn.Variable, channels: Sequence[int], mode: Mode, stri
 
 
 def _merge(x: nn.Variable, feature: nn.Variable, mode: Mode) -> nn.Variable:
-    """What entered the stack before and the feature map it made -> what enters the next one."""
+    """Input and feature map of a stack -> input of the next stack."""
     channels = x.shape[mode.channel_axis]
     with nn.parameter_scope("merge"):
         with nn.parameter_scope("input"):

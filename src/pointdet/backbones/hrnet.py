@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HRNetV2 (Wang et al., 2019): image -> one feature map at stride 4, joined from branches at strides 4 to 32.
+"""HRNetV2 (Wang et al., 2019): image -> one feature map at stride 4, concatenated from strides 4 to 32.
 
-Parameter paths are the keys of the published ImageNet files; a convolution and its normalisation share a scope.
-Without these files, residual units begin as the identity (Goyal et al., 2017, section 5.1): nothing normalises the
-sums over many units, and half precision would overflow.
+Parameter paths are the keys of the published ImageNet files; a convolution and its normalisation share a
+scope. Without these files residual units are initialised as the identity (Goyal et al., 2017, section 5.1):
+the sums over many units are not normalised, and would overflow in half precision.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import nnabla.functions as F
 from pointdet.backbones.widths import scaled
 from pointdet.ops.layers import Mode, conv_norm, upsample_bilinear, upsample_nearest
 
-# Of the finest branch, which name the published networks; every further branch has twice as many.
+# Channels of the finest branch, which name the published networks. Every coarser branch has twice as many.
 CHANNELS = (18, 32, 48)
-MODULES = {2: 1, 3: 4, 4: 3}  # of every stage; stage s has s branches
+MODULES = {2: 1, 3: 4, 4: 3}  # stage -> number of modules; stage s has s branches
 
 
 def hrnet(x: nn.Variable, num_layers: int, blocks: int, width: float, mode: Mode) -> list[nn.Variable]:
     """(B, C, H, W) or (B, H, W, C) normalised image -> [feature map of 15 * channels at stride 4].
 
-    channels = num_layers * width, those of the finest branch; `blocks` residual units on every branch of a module, 4 in
-    the published networks. H and W are multiples of 32.
+    channels = num_layers * width, the channels of the finest branch. `blocks`: residual units on every branch
+    of a module, 4 in the published networks. H and W must be multiples of 32.
     """
     channels, stem = scaled(num_layers, width), scaled(64, width)
     with nn.parameter_scope("conv1"):
@@ -49,7 +49,7 @@ def hrnet(x: nn.Variable, num_layers: int, blocks: int, width: float, mode: Mode
 
 
 def _module(branches: list[nn.Variable], blocks: int, mode: Mode) -> list[nn.Variable]:
-    """Blocks on every branch, then an exchange between all of them (section 3.2)."""
+    """Residual units on every branch, then the exchange between all branches (section 3.2)."""
     deeper = []
     for b, h in enumerate(branches):
         for k in range(blocks):
@@ -60,14 +60,14 @@ def _module(branches: list[nn.Variable], blocks: int, mode: Mode) -> list[nn.Var
 
 
 def _fused(branches: list[nn.Variable], target: int, mode: Mode) -> nn.Variable:
-    """ReLU of the sum of all branches, brought to size and channels of the branch `target`."""
+    """ReLU of the sum of all branches, each resampled to the size and channels of the branch `target`."""
     total = branches[target]
     channels = total.shape[mode.channel_axis]
     for source in range(target + 1, len(branches)):
         with nn.parameter_scope(f"fuse_layers/{target}/{source}"):
             h = conv_norm(branches[source], channels, 1, mode, relu=False)
         total = total + upsample_nearest(h, 1 << (source - target), mode)
-    # The finer ones come last: their normalisation does the sum and the ReLU in passing.
+    # The finer branches come last: their normalisation includes the sum and the ReLU.
     for source in range(target):
         with nn.parameter_scope(f"fuse_layers/{target}/{source}"):
             total = _downsampled(branches[source], target - source, total, source == target - 1, mode)
@@ -75,7 +75,7 @@ def _fused(branches: list[nn.Variable], target: int, mode: Mode) -> nn.Variable:
 
 
 def _downsampled(h: nn.Variable, steps: int, total: nn.Variable, relu: bool, mode: Mode) -> nn.Variable:
-    """`total` plus the map at 1 / 2^steps of its size."""
+    """`total` plus the map h, downsampled by 2^steps."""
     for step in range(steps - 1):
         with nn.parameter_scope(f"{step}"):
             h = conv_norm(h, h.shape[mode.channel_axis], 3, mode, stride=2)

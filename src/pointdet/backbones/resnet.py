@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet (He et al., 2016) with three deconvolutions (Xiao et al., 2018): image -> one feature map at stride 4.
+"""ResNet (He et al., 2016) with three deconvolutions (Xiao et al., 2018): image -> feature map at stride 4.
 
-`resdcn` has a deformable convolution before each of them (Zhou et al., 2019, section 5). Parameter names are those of
-the published NNabla CenterNet files.
+`resdcn` has a deformable convolution before each deconvolution (Zhou et al., 2019, section 5). Parameter
+names are those of the published NNabla CenterNet files.
 """
 
 from __future__ import annotations
 
 import nnabla as nn
-import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import Float32Array
 from pointdet.backbones.widths import scaled
 from pointdet.ops.deformable import deform_conv_norm
 from pointdet.ops.layers import (
@@ -24,7 +23,7 @@ from pointdet.ops.layers import (
     uniform_in,
 )
 
-# Depth -> residual units of the four stages, and whether they are bottlenecks.
+# Depth -> number of residual units in each of the four stages, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -44,25 +43,25 @@ def resnet(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn
 
 
 def resdcn(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> list[nn.Variable]:
-    """As `resnet`, with deformable convolutions and a feature map of 64 * width channels."""
+    """Like `resnet`, with deformable convolutions and a feature map of 64 * width channels."""
     h = _stages(x, num_layers, width, mode)
     for k, channels in enumerate((256, 128, 64), 1):
         with nn.parameter_scope(f"upsample{k}"):
             with nn.parameter_scope("deform"):
                 h = deform_conv_norm(h, scaled(channels, width), mode)
-            h = deconv_norm(h, scaled(channels, width), mode, init=_bilinear_to_the_first)
+            h = deconv_norm(h, scaled(channels, width), mode, init=_bilinear_first_channel)
     return [h]
 
 
-def _bilinear_to_the_first(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The official code interpolates as if every channel stood by itself, and so reaches output channel 0 alone."""
+def _bilinear_first_channel(shape: tuple[int, ...]) -> Float32Array:
+    """Initial values of the official code: bilinear for output channel 0, uniform for all others."""
     values = uniform_in(shape)
     values[:, :1] = bilinear((shape[0], 1, *shape[2:]))
     return values
 
 
 def _stages(x: nn.Variable, num_layers: int, width: float, mode: Mode) -> nn.Variable:
-    """The map at stride 32."""
+    """The feature map at stride 32."""
     units, bottleneck = STAGES[num_layers]
     with nn.parameter_scope("conv1"):
         h = conv_norm(x, scaled(64, width), 7, mode, stride=2)
@@ -97,7 +96,7 @@ def _bottleneck(x: nn.Variable, channels: int, stride: int, mode: Mode) -> nn.Va
 def _shortcut(
     x: nn.Variable, scope: str, channels: int, stride: int, mode: Mode, init: Initialiser = he_out
 ) -> nn.Variable:
-    """The input itself, or its 1x1 projection where channels or size change (type B)."""
+    """The input itself, or its 1x1 projection if channels or size change (type B)."""
     if x.shape[mode.channel_axis] == channels and stride == 1:
         return x
     with nn.parameter_scope(f"{scope}/shortcut_conv"), nn.recompute(mode.recompute):

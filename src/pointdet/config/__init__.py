@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema of every YAML key, and the way from YAML to a validated Config."""
+"""The schema of the YAML configuration, and the functions that read and validate it."""

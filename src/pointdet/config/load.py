@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML file -> overrides -> Config; every mistake is one sentence with the file, the line and the nearest right key."""
+"""YAML file -> overrides -> Config. Errors are one sentence with the file, the line and the nearest key."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pointdet.errors import PointDetError
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The validated configuration of a YAML file with ``key.of.section=value`` overrides applied on top.
+    """The validated configuration of a YAML file, with overrides of the form ``section.key=value``.
 
-    Errors: PointDetError for a file that cannot be read, an unknown key, a wrong type or a value out of bounds.
+    Errors: PointDetError for a file that cannot be read, an unknown key, a wrong type or a value out of
+    bounds.
     """
     path = Path(path)
     try:
@@ -35,7 +36,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except yaml.YAMLError as error:
         raise PointDetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise PointDetError(f"{path} holds no settings; it must be a mapping of sections such as `dataset:`")
+        raise PointDetError(
+            f"{path} contains no settings; it must be a mapping of sections such as `dataset:`"
+        )
     lines = _lines(node, path.name)
     for override in overrides:
         _apply(values, override, lines)
@@ -43,16 +46,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def validate(values: dict[str, Any], source: str, lines: dict[tuple[str, ...], str] | None = None) -> Config:
-    """A Config of plain values, or PointDetError naming `source`."""
+    """The Config of plain values. Errors: PointDetError that names `source`, and the line from `lines`."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise PointDetError(_sentence(error, source, lines or {})) from None
+        raise PointDetError(_message(error, source, lines or {})) from None
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with ``key.of.section=value`` overrides applied on top. Errors: as `load`."""
-    # Defaults are left out: those of one detector are no keys of another.
+    """`config` with overrides of the form ``section.key=value``. Errors: as for `load`."""
+    # Without defaults, because a detector's keys may not exist for another one.
     values = config.model_dump(mode="json", exclude_unset=True)
     lines: dict[tuple[str, ...], str] = {}
     for text in overrides:
@@ -61,7 +64,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def dump(config: Config) -> str:
-    """The resolved configuration as YAML."""
+    """The configuration with all defaults, as YAML."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
@@ -87,14 +90,14 @@ def _apply(values: dict[str, Any], override: str, lines: dict[tuple[str, ...], s
 
 
 def _lines(node: yaml.Node | None, source: str, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
-    """Key path -> "line N" for every key of the YAML text."""
+    """Key path -> "line N" for every key of the YAML text. Errors: PointDetError for a duplicate key."""
     found: dict[tuple[str, ...], str] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, str(key.value))
             if here in found:
                 raise PointDetError(
-                    f"{source}, line {key.start_mark.line + 1}: the key {'.'.join(here)} stands twice; "
+                    f"{source}, line {key.start_mark.line + 1}: the key {'.'.join(here)} occurs twice; "
                     "remove one"
                 )
             found[here] = f"line {key.start_mark.line + 1}"
@@ -102,16 +105,16 @@ def _lines(node: yaml.Node | None, source: str, path: tuple[str, ...] = ()) -> d
     return found
 
 
-def _sentence(error: ValidationError, source: str, lines: dict[tuple[str, ...], str]) -> str:
-    """The first mistake in words."""
+def _message(error: ValidationError, source: str, lines: dict[tuple[str, ...], str]) -> str:
+    """The first error as one sentence."""
     first = error.errors()[0]
-    path, section = _place(tuple(str(part) for part in first["loc"]))
+    path, section = _key_path(tuple(str(part) for part in first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
     if first["type"] == "union_tag_invalid":
         path, given = (*path, "name"), first["ctx"]["tag"]
         message = f"input should be one of {first['ctx']['expected_tags']}"
-    # A rule between sections has no path, but its sentence begins with the key.
+    # An error of Config's own validator has no path, but its message begins with the key.
     named = path or tuple(message.split()[0].split("."))
     where = next((lines[named[:n]] for n in range(len(named), 0, -1) if named[:n] in lines), "")
     place = f"{source}, {where}" if where else source
@@ -123,14 +126,14 @@ def _sentence(error: ValidationError, source: str, lines: dict[tuple[str, ...], 
         return f"{place}: unknown key {key}; {hint}"
     if first["type"] == "missing":
         return f"{place}: the key {key} is missing; add it"
-    told = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{place}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{told}"
+    value = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{place}: {key + ': ' if key else ''}{message[0].lower() + message[1:]}{value}"
 
 
-def _place(location: tuple[str, ...]) -> tuple[tuple[str, ...], type[BaseModel]]:
-    """The key path of a location of pydantic's, and the last section on it.
+def _key_path(location: tuple[str, ...]) -> tuple[tuple[str, ...], type[BaseModel]]:
+    """Location of a pydantic error -> key path and the innermost section of it.
 
-    Where there are several sections to choose from, a location also holds the name of the one that was chosen.
+    For a union of sections, such as `detector`, a location also contains the name of the selected section.
     """
     path: list[str] = []
     section: type[BaseModel] = Config

@@ -1,276 +1,274 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every YAML key: its type, bounds, default and meaning. A key that is not here is an error."""
+"""Every YAML key: type, bounds, default and meaning. Unknown keys are errors.
+
+The keys of the section `detector` are in `config/detectors.py`.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0.0)]
+from pointdet.config.detectors import CornerDetectorConfig, CornerNetConfig, CtDetConfig, TripletConfig
+from pointdet.config.section import Fraction, NotNegative, Positive, Section
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "CornerDetectorConfig",
+    "CornerNetConfig",
+    "CtDetConfig",
+    "DatasetConfig",
+    "InputConfig",
+    "LearningRateConfig",
+    "MixedPrecisionConfig",
+    "ModelConfig",
+    "RuntimeConfig",
+    "SplitConfig",
+    "TestConfig",
+    "TrainConfig",
+    "TripletConfig",
+]
 
 
-class Section(BaseModel):
-    """A frozen part of the configuration."""
+class SplitConfig(Section):
+    """The files of one split of the dataset."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class Split(Section):
     annotations: tuple[str, ...] = Field(min_length=1)
-    """COCO: one JSON file. VOC: one or more image-set lists (``.../ImageSets/Main/trainval.txt``), merged in this
-    order. Relative to the data folder."""
+    """COCO: one JSON file. VOC: one or more image sets (``.../ImageSets/Main/trainval.txt``), joined in this
+    order. Paths are relative to the data folder."""
     images: str | None = None
-    """COCO: the folder of the images. VOC: found beside ImageSets (JPEGImages), no key needed."""
+    """COCO: folder of the images, relative to the data folder. VOC: not allowed; the images are in JPEGImages
+    next to ImageSets."""
 
 
-class Dataset(Section):
+class DatasetConfig(Section):
+    """The dataset and the metric."""
+
     dataset: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    """Name shown in logs and files."""
+    """Name of the dataset in logs and files."""
     format: Literal["coco", "voc"]
-    """Layout on disk."""
+    """Format of the annotations: COCO JSON or Pascal VOC XML."""
     data_dir: str | None = None
-    """The data folder; the command line's --data_dir overrides it."""
-    train: Split | None = None
-    val: Split | None = None
-    test: Split | None = None
+    """The data folder. The flag --data_dir overrides it."""
+    train: SplitConfig | None = None
+    """Files of the training split."""
+    val: SplitConfig | None = None
+    """Files of the validation split. null: no validation and no `best` checkpoint."""
+    test: SplitConfig | None = None
+    """Files of the test split."""
     class_names: tuple[str, ...] | None = None
-    """Classes in label order. None: taken from the files (COCO: by category id; VOC: sorted names)."""
+    """Classes in label order; objects of other classes are left out. null: all classes of the files (COCO: by
+    category id; VOC: by name)."""
     ignored_boxes: Literal["keep", "drop"] = "drop"
-    """Crowd (COCO) and difficult (VOC) boxes as training objects. The published runs keep them."""
+    """Whether to train on crowd (COCO) and difficult (VOC) boxes. The published CenterNet code keeps them."""
     metric: Literal["coco", "voc07", "voc10"] = "coco"
-    """Which AP decides about the best checkpoint: COCO's AP, VOC's mAP of 2007 (11 points) or of 2010 (area)."""
+    """AP that selects the best checkpoint. ``coco``: COCO AP; ``voc07``: VOC 2007 mAP (11 recall points);
+    ``voc10``: VOC 2010 mAP (area under the curve)."""
 
 
-class Model(Section):
+class ModelConfig(Section):
+    """The backbone and the widths of the heads."""
+
     arch: Literal["resnet", "resdcn", "dlav0", "dla", "hourglass", "hrnet"] = "resnet"
-    """resdcn and dla: with deformable convolutions; of the same ImageNet parameters as resnet and dlav0."""
+    """Backbone. resdcn, dla: resnet and dlav0 with deformable convolutions and the same ImageNet weights."""
     num_layers: int = 18
-    """resnet, resdcn: 18, 34, 50, 101 or 152; dlav0, dla: 34; hourglass: 52 (one stack) or 104 (two); hrnet: 18, 32 or
-    48, the channels of its finest branch."""
+    """Depth of the backbone. resnet, resdcn: 18, 34, 50, 101 or 152; dlav0, dla: 34; hourglass: 52 (one
+    stack) or 104 (two stacks); hrnet: 18, 32 or 48, the number of channels of its highest-resolution
+    branch."""
     official_neck: bool = False
-    """dlav0: the upsampling of the official code, which has one kernel of 3x3 where the NNabla example has 1x1."""
+    """dlav0: upsampling as in the official code, with a 3x3 convolution where the NNabla example has 1x1."""
     hourglass_levels: int = Field(default=5, ge=1, le=5)
-    """hourglass: how many times a stack halves its map; fewer than 5 for small images and machines."""
+    """hourglass: how often a stack halves the resolution; fewer than 5 for small images and machines."""
     hrnet_blocks: int = Field(default=4, ge=1, le=4)
-    """hrnet: residual units on every branch of a module; fewer than 4 for small machines."""
+    """hrnet: residual units of every branch of a module; fewer than 4 for small machines."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
-    """Channel factor of backbone and upsampling, for small machines; other than 1 it gives multiples of 8."""
+    """Channel multiplier of backbone and upsampling. Other than 1, channels are rounded to multiples of 8."""
     head_channels: Positive = 64
-    """Channels of the 3x3 convolution that opens every head."""
+    """Channels of the 3x3 convolution at the start of every head branch."""
     feature_channels: Positive | None = None
-    """A 3x3 convolution behind the backbone to this many channels, which are those of corner and centre pooling too.
-    null: no convolution; corners and centres are pooled with head_channels."""
+    """Output channels of an additional 3x3 convolution after the backbone; corner and centre pooling use this
+    number too. null: no such convolution, and pooling uses head_channels."""
     pretrained_model_dir: str | None = None
-    """Folder of ImageNet backbones (``resnet18_nchw_imagenet.h5``). None: random initialisation."""
+    """Folder of ImageNet weights (such as ``resnet18_nchw_imagenet.h5``). null: random initialisation."""
 
     @property
     def granularity(self) -> int:
-        """The backbone takes inputs whose sides are multiples of this many pixels."""
+        """Pixels: the sides of the input must be multiples of this."""
         return 4 << self.hourglass_levels if self.arch == "hourglass" else 32
 
     def check_side(self, name: str, side: int) -> None:
-        """ValueError, which names the nearest sides that fit, where the backbone cannot take this one."""
+        """Check the side `name` of the input. Errors: ValueError with the nearest valid sides."""
         step = self.granularity
-        less = 3 if self.arch == "hourglass" else 0  # its stem rounds up, so that 511 pixels do for 512
+        less = 3 if self.arch == "hourglass" else 0  # its stem rounds up, so 511 pixels are as good as 512
         above = -(-side // step) * step
         if above - side > less:
             rule = f"a multiple of {step}" + (f" or up to {less} less" if less else "")
-            nearest = " or ".join(str(fit) for fit in (above - step, above) if fit)
+            nearest = " or ".join(str(valid) for valid in (above - step, above) if valid)
             raise ValueError(f"{name} must be {rule} for {self.arch}, not {side}; set it to {nearest}")
 
 
-class Input(Section):
-    """Which sides fit is a matter of the backbone, see Model.granularity."""
+class InputConfig(Section):
+    """The input of the network."""
 
     height: Positive = 512
+    """Pixels, a multiple of 32. hourglass: a multiple of 4 x 2^hourglass_levels (128), or up to 3 less."""
     width: Positive = 512
+    """Pixels, as for height."""
     mean: tuple[float, float, float] = (0.40789654, 0.44719302, 0.47026115)
-    """Per channel in the order fed, of values in [0, 1]. The default is COCO's, for BGR."""
+    """Mean of each channel, in the order of colour_order, for pixel values in [0, 1]. Default: COCO, BGR."""
     std: tuple[float, float, float] = (0.28863828, 0.27408164, 0.27809835)
+    """Standard deviation of each channel, as for mean."""
     colour_order: Literal["bgr", "rgb"] = "bgr"
-    """Order fed to the network. All published detectors were trained on BGR."""
+    """Channel order of the network's input. The code published with the papers trains on BGR."""
 
     @model_validator(mode="after")
-    def _check(self) -> Input:
+    def _check(self) -> InputConfig:
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
 
 
-class Augment(Section):
+class AugmentConfig(Section):
+    """The augmentation of training images."""
+
     flip: Fraction = 0.5
-    """Probability of a horizontal mirror image."""
+    """Probability of a horizontal flip."""
     crop: bool = True
-    """Random crop: scale from crop_scales, centre anywhere but near the border. False: shift and scale instead."""
+    """Random crop: size from crop_scales, centre not near the border. false: random shift and scale."""
     crop_scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         default=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1
     )
+    """Sizes of the crop, as factors; each crop uses one of them at random."""
     crop_window: Literal["image", "input"] = "image"
-    """What crop_scales multiply: the longer side of the image, so that the window shows the same share of any image
-    (CenterNet), or the sides of the input, so that it shows as many pixels (CornerNet)."""
+    """What crop_scales multiply. ``image``: the longer side of the image, so a crop shows the same share of
+    every image (CenterNet). ``input``: the input size, so a crop shows the same number of pixels of every
+    image (CornerNet)."""
     shift: NotNegative = 0.1
+    """Without crop: standard deviation of the shift, as a fraction of the longer side of the image. Shifts
+    are clipped at two standard deviations."""
     scale: float = Field(default=0.4, ge=0.0, lt=1.0)
+    """Without crop: standard deviation of the scale around 1. Scales are clipped at 1 +- this value."""
     colour: Fraction = 0.4
-    """Range of the brightness, contrast and saturation factors, 1 +- colour; 0 switches jitter and lighting off."""
+    """Range of brightness, contrast, saturation: 1 +- colour. 0: no colour jitter and no lighting noise."""
     lighting: NotNegative = 0.1
-    """Standard deviation of the PCA lighting noise."""
+    """Standard deviation of the PCA lighting noise (Krizhevsky et al., 2012)."""
 
 
-class CtDet(Section):
-    name: Literal["ctdet"] = "ctdet"
-    max_objects: Positive = 128
-    """Objects trained per image; further ones are left out (and counted)."""
-    radius: Literal["published", "iou"] = "published"
-    """Gaussian radius: the published formula (about 3.3 x larger), or the one that keeps an IoU of min_overlap."""
-    min_overlap: float = Field(default=0.7, gt=0.0, lt=1.0)
-    heatmap_weight: NotNegative = 1.0
-    size_weight: NotNegative = 0.1
-    offset_weight: NotNegative = 1.0
-    legacy_heatmap_bias: bool = False
-    """Start the heatmap head's first bias at -2.19 too, as the NNabla example did (its units are dead at first)."""
+class LearningRateConfig(Section):
+    """The learning rate schedule."""
 
-
-class CornerDetector(Section):
-    """What CornerNet and triplets have in common."""
-
-    max_objects: Positive = 128
-    """Objects trained per image; further ones are left out (and counted)."""
-    radius: Literal["published", "iou"] = "iou"
-    """Gaussian radius: the one that keeps an IoU of min_overlap, or CenterNet's published formula."""
-    min_overlap: float = Field(default=0.3, gt=0.0, lt=1.0)
-    """IoU that a box keeps when its corners are off by the radius of their Gaussians."""
-    pull_weight: NotNegative = 0.5
-    push_weight: NotNegative = 0.5
-    offset_weight: NotNegative = 1.0
-    embedding_loss: Literal["mean", "published"] = "mean"
-    """Pull and push: the mean over images, whatever the batch and the ranks, or their sum over the images of each
-    forward pass, for which the published weights are 0.1 (at 5 images)."""
-    top_k: Positive = 100
-    """Corners of each kind that are paired, over all classes together."""
-    candidates: Positive = 1000
-    """Pairs that reach the suppression, for each scale and each mirror image; never fewer than test.max_detections."""
-    tag_distance: NotNegative = 0.5
-    """Corners whose tags are farther apart than this are of two objects. Less helps where boxes span two objects."""
-    suppression: Literal["gaussian", "linear", "hard"] = "gaussian"
-    """Soft-NMS, which this detector always has: sigma 0.5 (gaussian), IoU 0.5 (linear, hard)."""
-    merge_exponent: NotNegative = 0.0
-    """Above 0, boxes that suppress others move to a mean with them; published: 10, with several scales. 0 is off."""
-    published: bool = False
-    """Detections as in the published numbers: mirrored boxes a pixel aside, and soft-NMS with its two faults."""
-
-
-class CornerNet(CornerDetector):
-    name: Literal["cornernet"] = "cornernet"
-
-
-class Triplet(CornerDetector):
-    name: Literal["triplet"] = "triplet"
-    radius: Literal["published", "iou"] = "published"
-    min_overlap: float = Field(default=0.7, gt=0.0, lt=1.0)
-    pull_weight: NotNegative = 0.6
-    push_weight: NotNegative = 0.6
-    top_k: Positive = 70
-    """Keypoints of each kind, over all classes together."""
-    published: bool = False
-    """Detections as in the published numbers: as for CornerNet, and a box takes the first centre that confirms it, of
-    scale 1 alone, instead of the best one of all scales."""
-
-
-class LearningRate(Section):
     base_lr: float = Field(default=5e-4, gt=0.0)
-    """For the whole batch of all ranks, reached after the warm-up."""
+    """Learning rate after the warm-up, for the whole batch of an update (all ranks and forward passes)."""
     scheduler_type: Literal["cosine", "step"] = "cosine"
+    """Schedule after the warm-up. ``cosine``: half a cosine, down to 0 at the end. ``step``: see lr_steps."""
     warmup_epochs: NotNegative = 5.0
-    """Linear, per iteration, from base_lr / iterations."""
+    """Length of the linear warm-up, which changes the rate at every update; may be a fraction."""
     lr_steps: tuple[Positive, ...] = (90, 120)
-    """step: epochs after which the rate is multiplied by decay_rate."""
+    """step: epochs after which the learning rate is multiplied by decay_rate."""
     decay_rate: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """step: factor of the learning rate at each of lr_steps."""
 
     @model_validator(mode="after")
-    def _check(self) -> LearningRate:
+    def _check(self) -> LearningRateConfig:
         if list(self.lr_steps) != sorted(set(self.lr_steps)):
-            raise ValueError("lr_steps must rise")
+            raise ValueError("lr_steps must be strictly increasing")
         return self
 
 
-class Train(Section):
+class TrainConfig(Section):
+    """The training."""
+
     num_epochs: Positive = 140
+    """Number of epochs."""
     batch_size: Positive = 32
     """Images per rank and forward pass."""
     accumulate: Positive = 1
-    """Forward passes per update; the update is that of the joined batch."""
+    """Forward passes per update (gradient accumulation); their images count as one batch."""
     recompute: bool = False
-    """Keep of every residual unit only what comes out and compute the rest again in the backward pass: less memory, more
-    time, the same numbers."""
-    learning_rate: LearningRate = LearningRate()
+    """Gradient checkpointing: keep only the outputs of residual units and recompute the rest in the backward
+    pass. Uses less memory and more time; the results are the same."""
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    """The learning rate schedule."""
     weight_decay: NotNegative = 0.0
+    """Factor of the parameters that is added to their gradients (L2 regularisation). 0 is off."""
     clip_grad_norm: NotNegative = 0.0
-    """Bound of the norm of all gradients together; 0 is off."""
+    """Maximum L2 norm of all gradients together. 0 is off."""
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Exponential moving average of the weights, used for evaluation and export; 0 is off. It has forgotten the
-    random start after about 5 / (1 - ema_decay) updates."""
+    """Decay of the exponential moving average (EMA) of the weights, which evaluation and export use. 0 is
+    off. The initial weights no longer matter after about 5 / (1 - ema_decay) updates."""
     seed: int = Field(default=317, ge=0, lt=2**31)
+    """Random seed of weight initialisation, image order and augmentation."""
     workers: int = Field(default=2, ge=0)
-    """Loader processes per rank; 0 loads in the training process."""
+    """Data loading processes per rank. 0: the training process loads the data."""
     val_intervals: Positive = 5
-    """Epochs between validations; the last epoch is always validated."""
+    """Epochs between validations. The last epoch is always validated."""
     save_intervals: int = Field(default=0, ge=0)
-    """Epochs between checkpoints that are kept for good, beside last and best; 0: none."""
+    """Epochs between permanent checkpoints, in addition to `last` and `best`. 0: none."""
     save_minutes: NotNegative = 30.0
-    """Also write `last` within an epoch when the newest one is older than this; 0: only at the end of an epoch."""
+    """Minutes after which `last` is also written during an epoch. 0: only at the end of every epoch."""
     log_intervals: Positive = 20
-    """Iterations between lines of the log."""
+    """Updates between two lines of the log."""
 
 
-class MixedPrecision(Section):
+class MixedPrecisionConfig(Section):
+    """Numeric precision and memory layout."""
+
     mixed_precision: bool = False
-    """Half activations, float32 parameters, solver and losses."""
+    """Compute the network in half precision. Parameters, solver and losses remain float32."""
     channel_last: bool = False
-    """NHWC."""
+    """NHWC memory layout instead of NCHW."""
     loss_scaling: float = Field(default=65536.0, ge=1.0)
-    """First (dynamic) or only loss scale; used with mixed_precision."""
+    """Loss scale: the initial value if it is dynamic, or else a constant. Only used with mixed_precision."""
     use_dynamic_loss_scaling: bool = True
-    """Halve the scale and skip the step on overflow; double it after loss_scaling_interval good steps."""
+    """Halve the scale and skip the update on overflow; double it after loss_scaling_interval good updates."""
     loss_scaling_interval: Positive = 2000
+    """Good updates (without overflow) before the dynamic loss scale is doubled."""
 
 
-class Runtime(Section):
-    """The machine, not the model: testing programs take it from --set alone, not from a checkpoint."""
+class RuntimeConfig(Section):
+    """Settings of the machine. Programs that load a checkpoint use those of --set, not its own."""
 
     cpu_kernels: Literal["auto", "nnabla", "blas", "onednn"] = "auto"
-    """Who computes float32 on the CPU: NNabla, NumPy's BLAS, or oneDNN. auto: oneDNN where installed, else BLAS."""
+    """Library that computes float32 layers on the CPU: NNabla, NumPy's BLAS or oneDNN. ``auto``: oneDNN if it
+    is installed, or else BLAS."""
 
 
-class Test(Section):
-    __test__ = False
+class TestConfig(Section):
+    """Inference and evaluation."""
+
+    __test__ = False  # pytest does not collect this class
     batch_size: Positive = 1
+    """Maximum number of images of the same input size per forward pass."""
     keep_resolution: bool = False
-    """Pad each image to sides that the backbone takes instead of scaling it to the input size."""
+    """Pad each image to a size that is valid for the backbone, instead of scaling it to the input size."""
     flip: bool = False
-    """Average with the mirror image."""
+    """Also use the mirror image: ctdet averages the maps of both, corner detectors join the boxes."""
     scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=(1.0,), min_length=1)
-    """Several scales are merged by soft-NMS."""
+    """Test scales. Detections of several scales are merged by soft-NMS."""
     soft_nms: bool = False
-    """Soft-NMS also at a single scale."""
+    """ctdet: apply soft-NMS also with a single test scale."""
     max_detections: Positive = 100
-    """Peaks read per scale, and detections kept per image."""
+    """Maximum number of detections per image; ctdet reads as many peaks per scale."""
     vis_thresh: Fraction = 0.3
-    """Lowest score that is drawn."""
+    """Minimum score of the detections that are drawn."""
 
 
 class Config(Section):
-    dataset: Dataset
-    model: Model = Model()
-    detector: CtDet | CornerNet | Triplet = Field(default=CtDet(), discriminator="name")
-    input: Input = Input()
-    augment: Augment = Augment()
-    train: Train = Train()
-    mixed_precision: MixedPrecision = MixedPrecision()
-    runtime: Runtime = Runtime()
-    test: Test = Test()
+    """The whole configuration."""
+
+    dataset: DatasetConfig
+    model: ModelConfig = ModelConfig()
+    detector: CtDetConfig | CornerNetConfig | TripletConfig = Field(
+        default=CtDetConfig(), discriminator="name"
+    )
+    input: InputConfig = InputConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    mixed_precision: MixedPrecisionConfig = MixedPrecisionConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    test: TestConfig = TestConfig()
 
     @field_validator("detector", mode="before")
     @classmethod
@@ -282,10 +280,15 @@ class Config(Section):
         rate = self.train.learning_rate
         if rate.warmup_epochs > self.train.num_epochs:
             raise ValueError(
-                f"train.learning_rate.warmup_epochs ({rate.warmup_epochs:g}) exceeds num_epochs ({self.train.num_epochs})"
+                f"train.learning_rate.warmup_epochs ({rate.warmup_epochs:g}) exceeds num_epochs "
+                f"({self.train.num_epochs}); lower it"
             )
-        if isinstance(self.detector, Triplet) and self.detector.published and 1.0 not in self.test.scales:
-            raise ValueError("detector.published takes centres from scale 1 alone; add 1 to test.scales")
+        if (
+            isinstance(self.detector, TripletConfig)
+            and self.detector.published
+            and 1.0 not in self.test.scales
+        ):
+            raise ValueError("detector.published uses the centres of scale 1 only; add 1 to test.scales")
         self.model.check_side("input.height", self.input.height)
         self.model.check_side("input.width", self.input.width)
         return self

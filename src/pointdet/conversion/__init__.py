@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of other systems -> our checkpoints, and the way back."""
+"""Import of published weights as checkpoints, and export of checkpoints to PyTorch names."""

@@ -1,36 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of every parameter of a file and of a network, as a table."""
+"""Compare the parameters of a file with those of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pointdet.weights.systems import DEAD, Shapes
+from pointdet.weights.systems import UNUSED, Shapes
 
 COUNTER = "num_batches_tracked"
-Row = tuple[str, str]  # a name, and what there is to say
+Row = tuple[str, str]  # name, note
 
 
 @dataclass(frozen=True)
 class Report:
-    """Every key of the file is in `kept`, `per_class`, `misshaped`, `unexpected` or `unused`, every parameter too or is
-    in `missing`."""
+    """The result of the comparison.
+
+    Every parameter of the network is in `kept`, `per_class`, `misshaped` or `missing`. Every other key of the
+    file is in `unexpected` or `unused`.
+    """
 
     kept: tuple[str, ...]  # our paths
-    per_class: tuple[str, ...]  # our paths; the network has other classes than the file
+    per_class: tuple[str, ...]  # our paths; the class names of file and network differ
     missing: tuple[Row, ...]
     misshaped: tuple[Row, ...]
     unexpected: tuple[Row, ...]
-    unused: tuple[str, ...]  # keys that the published network does not use either
+    unused: tuple[str, ...]  # keys that the published network does not use for its output either
 
     @property
     def misfits(self) -> int:
-        """How many parameters keep the file from being loaded as a whole."""
+        """The number of parameters that do not fit. If it is 0, the file can be loaded completely."""
         return len(self.missing) + len(self.misshaped) + len(self.unexpected)
 
     def table(self) -> str:
-        """Counts, and then a line for each parameter that is not simply kept."""
+        """The number of kept parameters, and one line for each other parameter."""
         counters = sum(key.endswith(COUNTER) for key in self.unused)
         lines = [f"  kept        {len(self.kept)} parameters"]
         lines += [f"  new classes {name}" for name in self.per_class]
@@ -49,10 +52,11 @@ class Report:
 def compare(
     file: Shapes, paths: Mapping[str, str], found: Shapes, network: Shapes, classes: tuple[int, int]
 ) -> Report:
-    """A file and a network, by their shapes.
+    """Compare a file and a network by the shapes of their parameters.
 
-    file: by its own keys; paths: key -> our path; found: by our path, the file's and what goes without saying.
-    classes: of the file, of the network.
+    file: shapes by published key. paths: published key -> our path. found: shapes by our path, of the file's
+    parameters and of those that `System.complete` added. network: shapes by our path.
+    classes: number of classes of the file and of the network.
     """
     kept, per_class, misshaped = [], [], []
     for path, shape in network.items():
@@ -63,16 +67,16 @@ def compare(
         elif given is not None:
             misshaped.append((path, f"{given} in the file, {shape} in the network"))
     missing = [(path, f"{shape}") for path, shape in network.items() if path not in found]
-    strangers = [key for key in file if paths.get(key) not in network]
-    unused = tuple(key for key in strangers if DEAD.fullmatch(key))
-    unexpected = [(key, f"{file[key]}") for key in strangers if not DEAD.fullmatch(key)]
+    others = [key for key in file if paths.get(key) not in network]
+    unused = tuple(key for key in others if UNUSED.fullmatch(key))
+    unexpected = [(key, f"{file[key]}") for key in others if not UNUSED.fullmatch(key)]
     return Report(tuple(kept), tuple(per_class), tuple(missing), tuple(misshaped), tuple(unexpected), unused)
 
 
 def depends_on_classes(
     path: str, given: tuple[int, ...], wanted: tuple[int, ...], classes: tuple[int, int]
 ) -> bool:
-    """Whether the parameter has a row for each class, and the numbers of classes are all that differs."""
+    """Whether the parameter has one row per class, and the shapes differ only in the number of classes."""
     heatmap = path.endswith(
         ("hm_final/conv/W", "hm_final/conv/b", "heatmap_final/conv/W", "heatmap_final/conv/b")
     )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files on disk -> batches in shared memory. No NNabla below this folder."""
+"""Datasets on disk -> batches in shared memory. This package does not import NNabla."""

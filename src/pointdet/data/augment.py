@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image and boxes -> Sample: one random View and one random colour matrix, after CenterNet and CornerNet."""
+"""Image and boxes -> Sample: a random View and a random colour matrix, as in CenterNet and CornerNet."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import Float32Array, Float64Array, Image
 from pointdet.config import schema
 from pointdet.geometry import View
 from pointdet.structures import Annotation, Sample
 
-Pixels = npt.NDArray[np.uint8]
-Colour = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float64]
+Colour = Float32Array  # (C, 4): the network sees colour[:, :3] @ pixel + colour[:, 3], see Sample
 
-CROP_BORDER = 128  # pixels of the image; the centre of a crop stays that far inside, less in small images
-MIN_SCALE = 0.1  # of the window drawn; with augment.scale 1 it could be nothing at all
-GREY = np.array([0.114, 0.587, 0.299])  # OpenCV's weights of B, G, R
+CROP_BORDER = 128  # pixels of the image between its edges and the centre of a crop; less in small images
+MIN_SCALE = 0.1  # of the random window; avoids a division by almost 0 with a large augment.scale
+GREY = np.array([0.114, 0.587, 0.299])  # OpenCV's weights of B, G and R
 
-# ImageNet's principal colour components (Krizhevsky et al., 2012), rows as the published detectors apply them to BGR.
+# Principal components of ImageNet's colours (Krizhevsky et al., 2012, section 4.1). The published detectors
+# apply the rows in this order to BGR.
 LIGHTING_DEVIATIONS = np.array([0.2141788, 0.01817699, 0.00341571])
 LIGHTING_AXES = np.array(
     [
@@ -33,62 +32,39 @@ LIGHTING_AXES = np.array(
 
 
 @dataclass(frozen=True)
-class Plain:
-    """The whole image without any chance: for validation losses and previews."""
-
-    input: schema.Input
-    channels: int = 3
-
-    def draw_view(self, height: int, width: int, rng: np.random.Generator) -> View:
-        """As Augmenter's; `rng` is not touched."""
-        return View.fit(height, width, self.input.height, self.input.width)
-
-    def sample(
-        self,
-        image: Pixels,
-        annotation: Annotation,
-        view: View,
-        rng: np.random.Generator,
-        out: Pixels | None = None,
-        reduction: int = 1,
-    ) -> Sample:
-        """As Augmenter's; `rng` is not touched."""
-        pixels = view.of_reduced(reduction).warp(image, out)
-        return Sample(pixels, normalisation(self.input, self.channels), _moved(annotation, view), view)
-
-
-@dataclass(frozen=True)
 class Augmenter:
-    """Random crop (or shift and scale), mirror, colour jitter and lighting."""
+    """Random crop (or shift and scale), horizontal flip, colour jitter and PCA lighting noise."""
 
-    augment: schema.Augment
-    input: schema.Input
-    channels: int = 3
+    augment: schema.AugmentConfig
+    input: schema.InputConfig
+    channels: int = 3  # of the network's input
 
     def sample(
         self,
-        image: Pixels,
+        image: Image,
         annotation: Annotation,
         view: View,
         rng: np.random.Generator,
-        out: Pixels | None = None,
+        out: Image | None = None,
         reduction: int = 1,
     ) -> Sample:
-        """What `view` shows of an image (h, w, 3) and its boxes_image; `out` (H, W, 3) receives the pixels.
+        """The sample of an image (h, w, 3) and its boxes_image, seen through `view`.
 
-        `image` may be smaller than the file's by `reduction`. boxes_input are not clipped: the codec knows what it
-        cannot see.
+        `out` (H, W, 3), if given, receives the pixels. `reduction`: `image` was decoded at 1 / `reduction` of
+        the size that `view` and `annotation` refer to. boxes_input are not clipped to the input; the codec
+        does that.
         """
         seen = view.of_reduced(reduction)
         pixels = seen.warp(image, out)
         jitter = np.eye(3, 4)
         if self.augment.colour:
-            jitter = self.draw_jitter(_grey_mean(pixels, seen.reach(*image.shape[:2])), rng)
+            jitter = self.random_jitter(_grey_mean(pixels, seen.reach(*image.shape[:2])), rng)
         colour = _colour(self.input, self.channels, jitter)
-        return Sample(pixels, colour, _moved(annotation, view), view)
+        boxes = view.boxes_to_input(annotation.boxes)
+        return Sample(pixels, colour, replace(annotation, boxes=boxes))
 
-    def draw_view(self, height: int, width: int, rng: np.random.Generator) -> View:
-        """The window of one sample of an image of that size."""
+    def random_view(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """A random window of an image of `height` x `width` pixels."""
         settings = self.augment
         scale = min(self.input.height / height, self.input.width / width)
         if settings.crop:
@@ -110,7 +86,7 @@ class Augmenter:
         return View.centred(centre, float(scale), self.input.height, self.input.width, mirrored)
 
     def _window(self, x: int, y: int, factor: float) -> View:
-        """The window around pixel (x, y) of an image, `factor` times as large as the input, in whole pixels."""
+        """The window around pixel (x, y) of an image: `factor` times the input size, in whole pixels."""
         height, width = int(self.input.height * factor), int(self.input.width * factor)
         scale_x, scale_y = self.input.width / width, self.input.height / height
         return View(
@@ -122,15 +98,16 @@ class Augmenter:
             shift_y=scale_y * (height // 2 - y),
         )
 
-    def draw_jitter(self, grey_mean: float, rng: np.random.Generator) -> Matrix:
-        """(3, 4): brightness, contrast and saturation in random order, then lighting; BGR in [0, 1] -> BGR.
+    def random_jitter(self, grey_mean: float, rng: np.random.Generator) -> Float64Array:
+        """(3, 4), BGR in [0, 1] -> BGR: brightness, contrast and saturation in random order, then lighting
+        noise.
 
-        Contrast and saturation blend with the grey of the image as it came, so all of them are affine in the pixel.
-        `grey_mean` is that of the whole input.
+        Contrast and saturation blend the pixel with the grey value of the original image, so the result is
+        affine in the original pixel. `grey_mean`: mean grey value, in [0, 1], of the whole input.
         """
         grey = np.append(GREY, 0.0)
         jitter = np.eye(3, 4)
-        for kind in rng.permutation(3):
+        for kind in rng.permutation(3):  # 0 is brightness
             factor = 1 + rng.uniform(-self.augment.colour, self.augment.colour)
             jitter *= factor
             if kind == 1:  # contrast
@@ -142,21 +119,21 @@ class Augmenter:
         return jitter
 
 
-def normalisation(input: schema.Input, channels: int) -> Colour:
-    """(channels, 4): BGR uint8 -> what the network is fed, in the order it is fed; a fourth channel is zero."""
+def normalisation(input: schema.InputConfig, channels: int) -> Colour:
+    """(channels, 4): BGR uint8 -> normalised, in the order of `input.colour_order`. A fourth channel is 0."""
     return _colour(input, channels, np.eye(3, 4))
 
 
 def crop_border(size: int) -> int:
-    """How far from the edge the centre of a crop stays: 128 halved until both borders leave room between them."""
+    """Pixels between an edge and the centre of a crop: 128, halved until two borders are less than `size`."""
     border = CROP_BORDER
     while 2 * border >= size:
         border //= 2
     return border
 
 
-def _grey_mean(pixels: Pixels, reach: tuple[slice, slice]) -> float:
-    """The mean grey in [0, 1] of an input that is black beyond `reach`."""
+def _grey_mean(pixels: Image, reach: tuple[slice, slice]) -> float:
+    """The mean grey value in [0, 1] of an input that is black outside `reach` (rows, columns)."""
     part = pixels[reach]
     return (
         cv2.mean(cv2.cvtColor(part, cv2.COLOR_BGR2GRAY))[0] / 255 * part.size / pixels.size
@@ -165,18 +142,12 @@ def _grey_mean(pixels: Pixels, reach: tuple[slice, slice]) -> float:
     )
 
 
-def _colour(input: schema.Input, channels: int, jitter: Matrix) -> Colour:
-    """Normalisation after `jitter` (3, 4), which maps BGR in [0, 1]."""
-    fed = jitter[::-1] if input.colour_order == "rgb" else jitter
-    normalised = fed.copy()
+def _colour(input: schema.InputConfig, channels: int, jitter: Float64Array) -> Colour:
+    """(channels, 4): `jitter` (3, 4), which maps BGR in [0, 1], followed by normalisation."""
+    normalised = (jitter[::-1] if input.colour_order == "rgb" else jitter).copy()
     normalised[:, 3] -= input.mean
     normalised /= np.array(input.std)[:, None]
     normalised[:, :3] /= 255
     colour = np.zeros((channels, 4), np.float32)
     colour[:3] = normalised
     return colour
-
-
-def _moved(annotation: Annotation, view: View) -> Annotation:
-    boxes = view.boxes_to_input(annotation.boxes)
-    return Annotation(boxes, annotation.labels, annotation.ignore, annotation.areas)

@@ -17,19 +17,23 @@ SplitName = Literal["train", "val", "test"]
 
 
 def read_dataset(
-    config: schema.Dataset, split_name: SplitName, class_names: Sequence[str] | None = None
+    config: schema.DatasetConfig, split_name: SplitName, class_names: Sequence[str] | None = None
 ) -> Dataset:
-    """One split. `class_names` are those of the train split or of the checkpoint, in label order; they are needed
-    for val and test of a VOC dataset, whose files do not list the classes.
+    """Read one split.
 
-    Errors: PointDetError where the section, the files or the images are not in order.
+    `class_names`: classes of the train split or of the checkpoint, in label order. Val and test splits of a
+    VOC dataset need them, because VOC files do not list the classes.
+
+    Errors: PointDetError for mistakes in the dataset section, in the annotation files, or for missing images.
     """
     if config.data_dir is None:
         raise PointDetError("the data folder is not given; add --data_dir or dataset.data_dir")
     data_dir = Path(config.data_dir)
     if not data_dir.is_dir():
-        raise PointDetError(f"the data folder {data_dir} does not exist; mend --data_dir or dataset.data_dir")
-    split: schema.Split | None = getattr(config, split_name)
+        raise PointDetError(
+            f"the data folder {data_dir} does not exist; correct --data_dir or dataset.data_dir"
+        )
+    split: schema.SplitConfig | None = getattr(config, split_name)
     if split is None:
         raise PointDetError(f"the configuration has no dataset.{split_name}; add it with its `annotations`")
     names = class_names if class_names is not None else config.class_names
@@ -39,11 +43,11 @@ def read_dataset(
     else:
         if names is None and split_name != "train":
             raise PointDetError(
-                f"the classes of dataset.{split_name} are those of the train split; list them in dataset.class_names"
+                f"dataset.{split_name} needs the classes of the train split; list them in dataset.class_names"
             )
         dataset = read_voc(name, data_dir, split, names, selection=config.class_names is not None)
     if not any(len(record.annotation) for record in dataset.records):
         raise PointDetError(
-            f"dataset.{split_name} ({', '.join(split.annotations)}) has no object to find; give other files"
+            f"dataset.{split_name} ({', '.join(split.annotations)}) has no objects; give other files"
         )
     return dataset

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this dataset sane? Every image is opened, every box is counted; printed by main.py --check-data."""
+"""Checks a dataset for main.py --check-data: opens every image and counts every box."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import BoolArray
 from pointdet.data.images import ImageFault, read_image
+from pointdet.errors import first_few
 from pointdet.structures import Dataset, Record
 
-SMALL, MEDIUM = 32**2, 96**2  # pixels^2, the bounds of COCO's size classes
-NAMED = 10  # faults printed
+SMALL, MEDIUM = 32**2, 96**2  # pixels^2, upper bounds of COCO's size classes
+MAX_LISTED = 10  # unusable images in the printed report
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """The objects of one class."""
+    """Numbers of objects of one class."""
 
     name: str
-    images: int
+    images: int  # with at least one object of the class
     objects: int
-    ignored: int  # of these, crowd or difficult
+    ignored: int  # of the objects: crowd or difficult
     small: int
     medium: int
     large: int
@@ -33,17 +34,19 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found; as text it is a table."""
+    """Statistics and problems of a dataset. `str()` gives a table."""
 
     name: str
     images: int
     classes: tuple[ClassCounts, ...]
-    sides: tuple[float, float, float]  # pixels: 1st percentile, median, 99th of the square root of box areas
+    sides: tuple[
+        float, float, float
+    ]  # pixels, square root of the box area: 1st percentile, median, 99th percentile
     most_objects: int  # in one image
     without_objects: int  # images
-    duplicate_images: int  # records that name the file of an earlier one
-    duplicate_objects: int  # same image, class and box as an earlier one
-    faults: tuple[str, ...]  # images that cannot be used, each with its reason
+    duplicate_images: int  # records with the same file as an earlier record
+    duplicate_objects: int  # with the same image, class and box as an earlier object
+    faults: tuple[str, ...]  # one sentence for each unusable image
 
     def __str__(self) -> str:
         total = ClassCounts("all", self.images - self.without_objects, *self._sums())
@@ -56,19 +59,18 @@ class Report:
         empty = [counts.name for counts in self.classes if counts.objects == 0]
         lines += [
             "",
-            "box side (root of area): 1 % below {:.0f}, median {:.0f}, 1 % above {:.0f} pixels".format(
+            "box side (root of area), percentiles 1, 50, 99: {:.0f}, {:.0f}, {:.0f} pixels".format(
                 *self.sides
             ),
             f"most objects in one image: {self.most_objects}",
             f"images without objects: {self.without_objects}",
             f"classes without objects: {', '.join(empty) or 'none'}",
-            f"images listed again: {self.duplicate_images}",
-            f"objects listed again: {self.duplicate_objects}",
+            f"duplicate images: {self.duplicate_images}",
+            f"duplicate objects: {self.duplicate_objects}",
             f"images that cannot be used: {len(self.faults)}",
         ]
-        lines += [f"  {fault}" for fault in self.faults[:NAMED]]
-        if len(self.faults) > NAMED:
-            lines.append(f"  and {len(self.faults) - NAMED} more")
+        if self.faults:
+            lines.append("  " + first_few(self.faults, MAX_LISTED, "\n  "))
         return "\n".join(lines)
 
     def _sums(self) -> tuple[int, int, int, int, int]:
@@ -79,7 +81,7 @@ class Report:
 
 
 def check_dataset(dataset: Dataset) -> Report:
-    """Reads every image, on all cores."""
+    """The report on a dataset. Reads every image, on all cores."""
     annotations = [record.annotation for record in dataset.records]
     labels = np.concatenate([a.labels for a in annotations])
     boxes = np.concatenate([a.boxes for a in annotations])
@@ -89,7 +91,7 @@ def check_dataset(dataset: Dataset) -> Report:
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
     low, median, high = np.percentile(sides, (1, 50, 99)).tolist() if len(sides) else (0.0, 0.0, 0.0)
 
-    def count(chosen: npt.NDArray[np.bool_], name: str) -> ClassCounts:
+    def count(chosen: BoolArray, name: str) -> ClassCounts:
         area = areas[chosen]
         return ClassCounts(
             name=name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO's instances JSON -> Dataset."""
+"""COCO instances JSON file -> Dataset."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pointdet.config.schema import Split
+from pointdet.arrays import Float64Array
+from pointdet.config.schema import SplitConfig
 from pointdet.data.records import ImageList, ObjectList, build_dataset, warn
 from pointdet.errors import PointDetError
 from pointdet.structures import Dataset
@@ -21,15 +21,19 @@ from pointdet.structures import Dataset
 Entries = list[dict[str, Any]]
 
 
-def read_coco(dataset_name: str, data_dir: Path, split: Split, class_names: Sequence[str] | None) -> Dataset:
-    """One annotation file. Labels follow the category ids, or `class_names` where given: objects of the file's
-    other classes are then left out, with a warning. Crowd objects are marked `ignore`.
+def read_coco(
+    dataset_name: str, data_dir: Path, split: SplitConfig, class_names: Sequence[str] | None
+) -> Dataset:
+    """Read one annotation file.
 
-    Errors: PointDetError for a file that is absent, no COCO instances file, or contradicts itself.
+    Labels are in the order of the category ids, or of `class_names` if given. In the second case, objects of
+    all other classes are left out, with a warning. Crowd objects are marked `ignore`.
+
+    Errors: PointDetError if the file is missing, is not a COCO instances file, or is inconsistent.
     """
     if len(split.annotations) != 1 or split.images is None:
         raise PointDetError(
-            f"a COCO split has one annotation file and the key `images`, the folder of its images "
+            f"a COCO split needs one annotation file and the key `images`, the folder of its images "
             f"(given: {', '.join(split.annotations)}; images: {split.images})"
         )
     path = data_dir / split.annotations[0]
@@ -41,7 +45,7 @@ def read_coco(dataset_name: str, data_dir: Path, split: Split, class_names: Sequ
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
             raise PointDetError(
-                f"{path} has no class {name!r}; the nearest is {near!r}: mend dataset.class_names"
+                f"{path} has no class {name!r}; the nearest is {near!r}; correct dataset.class_names"
             )
     labels = [chosen.index(name) if name in chosen else -1 for name in names]
     objects = _objects(path, content["annotations"], images, position, ids, labels)
@@ -49,7 +53,7 @@ def read_coco(dataset_name: str, data_dir: Path, split: Split, class_names: Sequ
 
 
 def _load(path: Path) -> dict[str, Entries]:
-    gc.disable()  # it would walk over the growing heap of lists again and again: three times as slow
+    gc.disable()  # garbage collection scans all lists repeatedly: parsing takes three times as long
     try:
         with path.open(encoding="utf-8-sig") as file:
             content: Any = json.load(file)
@@ -74,7 +78,7 @@ def _load(path: Path) -> dict[str, Entries]:
 
 
 def _column(path: Path, entries: Entries, what: str, key: str) -> list[Any]:
-    """One field of every entry."""
+    """The value of `key` of every entry. `what`: name of the list in the file."""
     try:
         return [entry[key] for entry in entries]
     except (KeyError, TypeError, IndexError):
@@ -84,8 +88,8 @@ def _column(path: Path, entries: Entries, what: str, key: str) -> list[Any]:
         ) from None
 
 
-def _numbers(path: Path, values: list[Any], what: str, columns: int = 1) -> npt.NDArray[np.float64]:
-    """(N, columns) of one field; null counts as NaN."""
+def _numbers(path: Path, values: list[Any], what: str, columns: int = 1) -> Float64Array:
+    """(N, columns): the values of one key as numbers; null becomes NaN."""
     try:
         return np.asarray(values, np.float64).reshape(len(values), columns)
     except (ValueError, TypeError):
@@ -94,17 +98,18 @@ def _numbers(path: Path, values: list[Any], what: str, columns: int = 1) -> npt.
                 np.asarray(value, np.float64).reshape(columns)
             except (ValueError, TypeError):
                 raise PointDetError(
-                    f"{path}: {what} {number} is {value!r}, not {columns} number(s)"
+                    f"{path}: {what} {number} is {value!r} instead of {columns} number(s); "
+                    "export the file again"
                 ) from None
         raise
 
 
 def _images(path: Path, folder: Path, entries: Entries) -> tuple[ImageList, dict[Any, int]]:
-    """The images, and the place of each image id in their list."""
+    """The images, and the index of each image id in their list."""
     position: dict[Any, int] = {}
     paths: list[str] = []
     sizes = []
-    again: list[str] = []
+    duplicates: list[str] = []
     names = _column(path, entries, "images", "file_name")
     for entry, image_id, name in zip(entries, _column(path, entries, "images", "id"), names, strict=True):
         file = str(folder / str(name))
@@ -112,20 +117,22 @@ def _images(path: Path, folder: Path, entries: Entries) -> tuple[ImageList, dict
         if first < len(paths):
             if paths[first] != file:
                 raise PointDetError(
-                    f"{path}: image id {image_id} is both {paths[first]} and {file}; make ids unique"
+                    f"{path}: image id {image_id} belongs to both {paths[first]} and {file}; make ids unique"
                 )
-            again.append(file)
+            duplicates.append(file)
             continue
         paths.append(file)
         sizes.append((entry.get("height") or 0, entry.get("width") or 0))
-    warn(len(again), f"images of {path} are listed more than once with the same id: kept once", again)
+    warn(
+        len(duplicates), f"images of {path} are listed more than once with the same id: kept once", duplicates
+    )
     return ImageList(
         list(position), paths, _numbers(path, sizes, "size of image", 2).astype(np.int64)
     ), position
 
 
 def _categories(path: Path, entries: Entries) -> tuple[list[int], list[str]]:
-    """Ids, rising, and their names."""
+    """Category ids in ascending order, and their names."""
     columns = zip(
         _column(path, entries, "categories", "id"), _column(path, entries, "categories", "name"), strict=True
     )
@@ -145,14 +152,14 @@ def _objects(
     ids: list[int],
     labels: list[int],
 ) -> ObjectList:
-    """`labels` gives the label of each category id of `ids`; -1 leaves its objects out."""
-    # Column by column: COCO's own file has 860 000 entries.
+    """The objects. `labels`: label of each category id in `ids`; -1: leave its objects out."""
+    # Column by column, for speed: COCO's own file has 860,000 entries.
     image_ids = _column(path, entries, "annotations", "image_id")
     at = np.array([position.get(image_id, -1) for image_id in image_ids], np.int64)
     orphans = np.flatnonzero(at < 0)
     warn(
         len(orphans),
-        f"objects of {path} belong to images that it does not list, and are left out",
+        f"objects of {path} are left out because the file does not list their images",
         [f"image id {image_ids[index]}" for index in orphans],
     )
     label_of: dict[Any, int] = dict(zip(ids, labels, strict=True))
@@ -160,7 +167,7 @@ def _objects(
     unknown = next((category for category in categories if category not in label_of), None)
     if unknown is not None:
         raise PointDetError(
-            f"{path}: an object has category_id {unknown}, which 'categories' does not list; add it"
+            f"{path}: an object has category_id {unknown}, which is not in 'categories'; add it there"
         )
     label = np.array([label_of[category] for category in categories], np.int64)
     corner_and_size = _numbers(path, _column(path, entries, "annotations", "bbox"), "bbox of object", 4)

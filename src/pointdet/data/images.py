@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image file -> BGR pixels, or an ImageFault that says in one sentence why not."""
+"""Image file -> BGR pixels, or an ImageFault with the reason in one sentence."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from pointdet.arrays import UInt8Array
+
 EXIF_ORIENTATION = 0x0112
-EXIF_QUARTER_TURNS = (5, 6, 7, 8)  # the values of that tag that swap height and width
+EXIF_QUARTER_TURNS = (5, 6, 7, 8)  # values of this tag that swap height and width
 
 
 class ImageFault(Exception):
-    """This image cannot be used; the message names the file."""
+    """An image cannot be used. The message names the file and the reason."""
 
 
-# OpenCV's decoding at a fraction of the size; of a JPEG only that part of the work is done.
+# Reduction -> OpenCV's flag for decoding at 1 / reduction of the size, which is faster for JPEG.
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -29,14 +30,16 @@ REDUCED = {
 
 def read_image(
     path: str | Path, height: int | None = None, width: int | None = None, reduction: int = 1
-) -> npt.NDArray[np.uint8]:
-    """The pixels of a file, (height, width, 3) uint8 BGR, whatever the file holds.
+) -> UInt8Array:
+    """The pixels of an image file as (height, width, 3) uint8 BGR.
 
-    Grey and palette images become BGR, 16 bits become 8, CMYK is converted, an alpha channel is left out. With
-    `height` and `width` (both or none) the image must have that size. EXIF orientation is applied as every viewer
-    does, unless only the stored pixels have the size asked for: some tools annotate those. `reduction` (1, 2, 4, 8,
-    a divisor of height and width) gives an image smaller by that factor, of which each pixel is a mean of the file's.
-    Errors: ImageFault for a file that is absent, empty, truncated, no image, or of another size.
+    Grey, palette and CMYK images are converted to BGR and 16 bits to 8; an alpha channel is dropped. `height`
+    and `width`: required size; give both or none. EXIF orientation is applied, as image viewers do, unless
+    only the stored pixels have the required size, because some tools annotate the stored pixels. `reduction`:
+    1, 2, 4 or 8, a divisor of height and width. The result is smaller by this factor; each of its pixels is
+    the mean of a block of pixels.
+
+    Errors: ImageFault if the file is missing, empty, truncated, not an image, or of another size.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -46,7 +49,8 @@ def read_image(
     if height is None or width is None:
         return image
     wanted = (height // reduction, width // reduction)
-    # A side that is a few pixels short is rounded up to the same one.
+    # The decoder rounds sides up, so check the full size: a slightly smaller image gives the same reduced
+    # size.
     if reduction == 1 or sorted(read_size(path)) == sorted((height, width)):
         if image.shape[:2] == wanted:
             return image
@@ -56,12 +60,13 @@ def read_image(
     if reduction > 1:
         image = _decode(path, data, cv2.IMREAD_COLOR)
     raise ImageFault(
-        f"{path} is {image.shape[0]} x {image.shape[1]} pixels (height x width), its annotation says {height} x {width}"
+        f"{path} is {image.shape[0]} x {image.shape[1]} pixels (height x width), "
+        f"but its annotated size is {height} x {width}"
     )
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Height and width as a viewer shows the image, from the file's header alone. Errors: ImageFault."""
+    """Height and width after EXIF orientation, read from the file's header only. Errors: ImageFault."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -73,11 +78,11 @@ def read_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _decode(path: str | Path, data: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[np.uint8]:
-    # From memory, not cv2.imread: that one fills the missing part of a truncated JPEG with grey and says nothing.
+def _decode(path: str | Path, data: UInt8Array, flags: int) -> UInt8Array:
+    # Not cv2.imread: it fills the missing part of a truncated JPEG with grey without an error.
     try:
         image = cv2.imdecode(data, flags)
-    except cv2.error:  # empty, or larger than OpenCV's limit of 2^30 pixels
+    except cv2.error:  # an empty file, or more than OpenCV's limit of 2^30 pixels
         image = None
     if image is None:
         raise ImageFault(f"{path} is truncated or not an image that can be decoded")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dataset -> batches of images and targets, made by worker processes in shared memory."""
+"""Dataset -> batches of images and targets. Worker processes fill them in shared memory."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from typing import Literal, final
 
 import numpy as np
 
-from pointdet.config.schema import Input
-from pointdet.data.crew import Alone, Crew, Processes
-from pointdet.data.order import Order
+from pointdet.arrays import Batch
+from pointdet.codec import Encoder
+from pointdet.config.schema import InputConfig
+from pointdet.data.augment import Augmenter
+from pointdet.data.batch_builder import BatchBuilder, BatchReport, PackedDataset
 from pointdet.data.records import warn
-from pointdet.data.ring import Ring
-from pointdet.data.worker import Encoder, Maker, Notes, Table, Transform
+from pointdet.data.ring_buffer import RingBuffer
+from pointdet.data.sampler import Sampler
+from pointdet.data.worker_pool import MultiProcessPool, SingleProcessPool, WorkerPool
 from pointdet.errors import PointDetError
-from pointdet.structures import Batch, Dataset
+from pointdet.structures import Dataset
 
 logger = logging.getLogger("pointdet")
 
-AHEAD = 2  # batches that the workers prepare while the newest is in use
-MAX_FAULTS = 20  # unusable images that are always borne; beyond that,
-MAX_FAULT_SHARE = 0.1  # this share of the dataset
+PREFETCH = 2  # batches that the workers prepare while the current one is in use
+# Training stops when more images than both limits are unusable.
+MAX_FAULTS = 20
+MAX_FAULT_SHARE = 0.1  # of the dataset
 
 
 @final
 class Loader:
-    """Every image once per epoch, shuffled; the joined batches of all ranks are the same for any number of ranks,
-    if batch_size * size * accumulate is, and for any number of workers.
+    """Iterates over every image once per epoch, in random order.
 
-    A batch is a dict of arrays, valid until `accumulate` further batches have been taken:
-    "image" (B, H, W, 3) uint8 BGR; "colour" (B, C, 4) float32, see Sample; "weight" (B,) float32, 0 for the images
-    that fill up the last update and must not count; and the codec's targets (B, ...) float32.
+    The joined batches of all ranks depend neither on the number of workers nor on the number of ranks, as
+    long as batch_size * size * accumulate is the same.
 
-    An image that cannot be used is replaced by the next one of the dataset that can, with a warning.
+    A batch is a dict of arrays, valid until `accumulate` further batches have been taken: "image" (B, H, W,
+    3) uint8 BGR; "colour" (B, C, 4) float32, see Sample; "weight" (B,) float32, 0 for the images that pad the
+    last update and are not trained; and the codec's targets (B, ...) float32.
+
+    An unusable image is replaced by the next usable one of the dataset, with a warning.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        transform: Transform,
+        augmenter: Augmenter,
         codec: Encoder,
         batch_size: int,
         seed: int,
@@ -51,59 +57,64 @@ class Loader:
         accumulate: int = 1,
         ignored_boxes: Literal["keep", "drop"] = "drop",
     ) -> None:
-        """`batch_size` images of this rank and forward pass; `workers` processes of this rank, 0: none.
+        """`batch_size`: images of this rank per forward pass. `workers`: processes of this rank; 0: single
+        process.
 
-        Errors: PointDetError with fewer images than ranks, or not enough memory.
+        Errors: PointDetError if there are fewer images than ranks, or not enough memory.
         """
         if len(dataset) < size:
             raise PointDetError(
                 f"{dataset.name} has {len(dataset)} images for {size} ranks; start fewer ranks"
             )
-        self._order = Order(len(dataset), batch_size, seed, rank, size, accumulate)
-        table = Table.of(dataset, drop_ignored=ignored_boxes == "drop")
-        self._paths = table.paths
+        self._sampler = Sampler(len(dataset), batch_size, seed, rank, size, accumulate)
+        packed = PackedDataset.of(dataset, drop_ignored=ignored_boxes == "drop")
+        self._paths = packed.paths
         self._faults: set[int] = set()
-        self._crowded: dict[int, int] = {}
-        self._ahead = AHEAD if workers else 0
-        self._ring = Ring(
-            _layout(transform.input, transform.channels, codec, batch_size), accumulate + self._ahead
+        self._overflow: dict[int, int] = {}
+        self._prefetch = PREFETCH if workers else 0
+        self._buffer = RingBuffer(
+            _layout(augmenter.input, augmenter.channels, codec, batch_size), accumulate + self._prefetch
         )
-        maker = Maker(table, transform, codec, seed)
-        self._crew: Crew = Processes(self._ring, maker, workers) if workers else Alone(self._ring, maker)
-        self._run = 0
+        builder = BatchBuilder(packed, augmenter, codec, seed)
+        self._pool: WorkerPool = (
+            MultiProcessPool(self._buffer, builder, workers)
+            if workers
+            else SingleProcessPool(self._buffer, builder)
+        )
+        self._run = 0  # which call of `epoch` is the current one
 
     @property
     def iterations(self) -> int:
         """Batches of one epoch, a multiple of accumulate."""
-        return self._order.iterations
+        return self._sampler.iterations
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch from iteration `start` on. Beginning another epoch ends this one."""
+        """The batches of an epoch, from iteration `start` on. Starting another epoch ends this one."""
         self._run += 1
         run = self._run
-        for slot in range(self._ring.slots):  # orders of an epoch that was left early
-            self._note(self._crew.collect(slot))
-        permutation = self._order.permutation(epoch)
-        ordered = start
+        for slot in range(self._buffer.slots):  # finish the requests of an epoch that was left early
+            self._handle(self._pool.collect(slot))
+        permutation = self._sampler.permutation(epoch)
+        submitted = start
         for iteration in range(start, self.iterations):
             if run != self._run:
-                raise RuntimeError("another epoch of this loader has begun")
-            while ordered < min(iteration + self._ahead + 1, self.iterations):
-                indices, weights = self._order.batch(permutation, ordered)
-                slot = ordered % self._ring.slots
-                self._ring.batches[slot]["weight"][...] = weights
-                self._crew.submit(slot, epoch, indices.tolist())
-                ordered += 1
-            slot = iteration % self._ring.slots
-            self._note(self._crew.collect(slot))
-            yield self._ring.batches[slot]
-        self._report_crowded(epoch)
+                raise RuntimeError("another epoch of this loader has started")
+            while submitted < min(iteration + self._prefetch + 1, self.iterations):
+                indices, weights = self._sampler.batch(permutation, submitted)
+                slot = submitted % self._buffer.slots
+                self._buffer.batches[slot]["weight"][...] = weights
+                self._pool.submit(slot, epoch, indices.tolist())
+                submitted += 1
+            slot = iteration % self._buffer.slots
+            self._handle(self._pool.collect(slot))
+            yield self._buffer.batches[slot]
+        self._warn_of_overflow(epoch)
 
     def close(self) -> None:
-        """End the workers; arrays in use stay valid."""
+        """End the workers. Arrays that are still in use stay valid."""
         self._run += 1
-        self._crew.close()
-        self._ring.close()
+        self._pool.close()
+        self._buffer.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -113,28 +124,30 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _note(self, notes: list[Notes]) -> None:
-        for note in notes:
-            self._crowded.update(note.crowded)
-            for index, fault in note.faults.items():
+    def _handle(self, reports: list[BatchReport]) -> None:
+        """Warn of unusable images and record overflows. Errors: PointDetError: too many unusable images."""
+        for report in reports:
+            self._overflow.update(report.overflow)
+            for index, fault in report.faults.items():
                 if index not in self._faults:
                     self._faults.add(index)
-                    logger.warning("%s; another image takes its place", fault)
+                    logger.warning("%s; another image replaces it", fault)
         if len(self._faults) > max(MAX_FAULTS, MAX_FAULT_SHARE * len(self._paths)):
             raise PointDetError(
                 f"{len(self._faults)} of {len(self._paths)} images cannot be used (see the warnings above); "
-                "mend the dataset, main.py --check-data lists all of them"
+                "correct the dataset; main.py --check-data lists all of them"
             )
 
-    def _report_crowded(self, epoch: int) -> None:
+    def _warn_of_overflow(self, epoch: int) -> None:
         what = f"objects of epoch {epoch} were left out: more in one image than detector.max_objects"
-        warn(sum(self._crowded.values()), what, [self._paths[index] for index in self._crowded])
-        self._crowded.clear()
+        warn(sum(self._overflow.values()), what, [self._paths[index] for index in self._overflow])
+        self._overflow.clear()
 
 
 def _layout(
-    input: Input, channels: int, codec: Encoder, batch_size: int
+    input: InputConfig, channels: int, codec: Encoder, batch_size: int
 ) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shapes and dtypes of the arrays of a batch."""
     return {
         "image": ((batch_size, input.height, input.width, 3), np.uint8),
         "colour": ((batch_size, channels, 4), np.float32),

@@ -1,43 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what the network is about to learn from: augmented images, and boxes read back out of their targets."""
+"""Preview pictures of the training data: augmented images with the boxes decoded from their targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from pointdet.config.schema import Input
+from pointdet.arrays import Float32Array, Image
+from pointdet.codec import Codec
+from pointdet.config.schema import InputConfig
+from pointdet.data.loader import Loader
 from pointdet.drawing import draw_detections, draw_heatmap
 from pointdet.errors import PointDetError
-from pointdet.structures import Detections, Maps
-
-if TYPE_CHECKING:
-    from pointdet.data.loader import Loader
-
-Pixels = npt.NDArray[np.uint8]
-
-
-class Decoder(Protocol):
-    """See `detectors.base.Codec`."""
-
-    def target_shapes(self) -> dict[str, tuple[int, ...]]: ...
-
-    def painted(self, targets: Maps) -> Maps: ...
-
-    def decode(self, maps: Maps, count: int) -> Detections: ...
 
 
 def write_previews(
-    loader: Loader, codec: Decoder, settings: Input, class_names: Sequence[str], folder: Path, count: int
+    loader: Loader, codec: Codec, settings: InputConfig, class_names: Sequence[str], folder: Path, count: int
 ) -> list[Path]:
-    """Write `count` images of the first epoch: on the left the boxes, beside them the heatmaps.
+    """Write `count` previews of the first epoch: the image with its boxes on the left, the heatmaps to its
+    right.
 
-    The boxes are decoded from the targets, so a fault anywhere between file and target shows.
+    The boxes are decoded from the targets, so a mistake at any step from the file to the targets is visible.
+
+    Errors: PointDetError if a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
@@ -46,7 +34,7 @@ def write_previews(
             if len(paths) == count:
                 return paths
             picture = _colours(batch["image"][i], batch["colour"][i], settings)
-            maps = codec.painted(
+            maps = codec.maps_from_targets(
                 {name: np.array(batch[name][i], np.float32) for name in codec.target_shapes()}
             )
             found = codec.decode(maps, int(batch["mask"][i].sum()))
@@ -59,8 +47,8 @@ def write_previews(
     return paths
 
 
-def _colours(image: Pixels, colour: npt.NDArray[np.float32], settings: Input) -> Pixels:
-    """The image with its colour jitter, as a picture again."""
+def _colours(image: Image, colour: Float32Array, settings: InputConfig) -> Image:
+    """The image after colour jitter, without normalisation, uint8 BGR."""
     seen = image.astype(np.float32) @ colour[:3, :3].T + colour[:3, 3]
     pixels = (seen * np.array(settings.std) + np.array(settings.mean)) * 255
     if settings.colour_order == "rgb":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flat lists of one annotation file -> Dataset; what is wrong with them is mended or refused, and counted."""
+"""Flat lists of images and objects -> Dataset. Corrects, leaves out or refuses invalid entries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import BoolArray, Float64Array, Int64Array
 from pointdet.data.images import ImageFault, read_size
-from pointdet.errors import PointDetError
+from pointdet.errors import PointDetError, first_few
 from pointdet.structures import Annotation, Dataset, Record
 
 logger = logging.getLogger("pointdet")
 
-NAMED = 3  # files named in a message; the rest is counted
-TOLERANCE = 1.0  # pixels a box may stick out without a word: files round
+MAX_NAMED = 3  # files that a message names; the rest are counted
+TOLERANCE = 1.0  # pixels that a box may extend beyond its image without a warning, because files round
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class ImageList:
 
     ids: Sequence[int]
     paths: Sequence[str]
-    sizes: npt.NDArray[np.int64]  # (N, 2) height, width; 0 where the annotation file does not say
+    sizes: Int64Array  # (N, 2) height, width; 0 if the annotation file has no size
 
 
 @dataclass(frozen=True)
 class ObjectList:
     """All objects of a split."""
 
-    images: npt.NDArray[np.int64]  # (M,) position in the ImageList
-    boxes: npt.NDArray[np.float64]  # (M, 4) x1 y1 x2 y2, 0-based
-    labels: npt.NDArray[np.int64]  # (M,)
-    ignore: npt.NDArray[np.bool_]  # (M,)
-    areas: npt.NDArray[np.float64]  # (M,) NaN where the file does not say: the box's own
+    images: Int64Array  # (M,) index in the ImageList
+    boxes: Float64Array  # (M, 4) x1 y1 x2 y2, 0-based
+    labels: Int64Array  # (M,)
+    ignore: BoolArray  # (M,)
+    areas: Float64Array  # (M,) pixels^2; NaN if the file has no area: the area of the box is used
 
-    def __getitem__(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> ObjectList:
+    def __getitem__(self, keep: BoolArray | Int64Array) -> ObjectList:
         return ObjectList(
             self.images[keep], self.boxes[keep], self.labels[keep], self.ignore[keep], self.areas[keep]
         )
@@ -50,10 +50,12 @@ class ObjectList:
 def build_dataset(
     name: str, class_names: Sequence[str], category_ids: Sequence[int], images: ImageList, objects: ObjectList
 ) -> Dataset:
-    """One Record per image, in the order given; the objects of an image keep their order.
+    """One Record per image; images and the objects of each image keep their order.
 
-    Boxes without area or wholly outside are left out, boxes that stick out are cut, both with a warning.
-    Errors: PointDetError for images that are not on disk, or whose size is nowhere to be found.
+    Boxes without area and boxes outside their image are left out, and boxes that extend beyond it are
+    clipped, each with a warning.
+
+    Errors: PointDetError for images that are not on disk or whose size is unknown.
     """
     _require_on_disk(images.paths)
     images = replace(images, sizes=_complete_sizes(images))
@@ -73,19 +75,17 @@ def build_dataset(
 
 
 def warn(count: int, what: str, paths: Sequence[str]) -> None:
-    """Log `count what (first: ...)`, unless there are none; `paths` may repeat."""
+    """Log the warning "`count` `what` (first: ...)" unless `count` is 0. `paths` may contain duplicates."""
     if count:
         logger.warning("%d %s (%s)", count, what, _first(paths))
 
 
 def _first(paths: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(paths))
-    more = ", ..." if len(distinct) > NAMED else ""
-    return f"first: {', '.join(distinct[:NAMED])}{more}"
+    return f"first: {first_few(list(dict.fromkeys(paths)), MAX_NAMED)}"
 
 
 def _require_on_disk(paths: Sequence[str]) -> None:
-    # A folder is listed once: asking for every file by itself takes minutes on a network drive.
+    # List each folder once: a check of every single file takes minutes on a network drive.
     names: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         folder, name = os.path.split(path)
@@ -97,12 +97,12 @@ def _require_on_disk(paths: Sequence[str]) -> None:
     if missing:
         raise PointDetError(
             f"{len(missing)} of {len(paths)} images are not on disk ({_first(missing)}); "
-            "complete the image folder or mend the paths of the dataset section"
+            "add the images to their folder or correct the paths in the dataset section"
         )
 
 
-def _complete_sizes(images: ImageList) -> npt.NDArray[np.int64]:
-    """(N, 2): sizes that the annotation file lacks are read from the images' headers."""
+def _complete_sizes(images: ImageList) -> Int64Array:
+    """(N, 2): the sizes; those missing in the annotation file are read from the image headers."""
     sizes = images.sizes.copy()
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     for index in unknown:
@@ -110,34 +110,38 @@ def _complete_sizes(images: ImageList) -> npt.NDArray[np.int64]:
             sizes[index] = read_size(images.paths[index])
         except ImageFault as fault:
             raise PointDetError(
-                f"{fault}, and its annotation does not say its size; remove or mend it"
+                f"{fault}, and its annotation has no size; remove or replace the image"
             ) from None
-    warn(len(unknown), "images without a size in their annotation: read from the image", _at(images, unknown))
+    warn(
+        len(unknown),
+        "images without a size in their annotation: the size is read from the image file",
+        _at(images, unknown),
+    )
     return sizes
 
 
 def _clean(images: ImageList, objects: ObjectList) -> ObjectList:
-    """The objects that can be used; boxes within the image, areas complete."""
+    """The usable objects: boxes are clipped to the image, missing areas are filled in."""
     with np.errstate(invalid="ignore"):
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-        solid = np.isfinite(objects.boxes).all(axis=1) & (sides > 0).all(axis=1)
-    empty = objects.images[~solid]
+        valid = np.isfinite(objects.boxes).all(axis=1) & (sides > 0).all(axis=1)
+    empty = objects.images[~valid]
     warn(len(empty), "boxes without area are left out", _at(images, empty))
-    objects = objects[solid]
+    objects = objects[valid]
 
     limits = images.sizes[objects.images][:, [1, 0, 1, 0]].astype(np.float64)
     clipped = np.clip(objects.boxes, 0.0, limits)
     inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     outside = objects.images[~inside]
     warn(len(outside), "boxes outside their image are left out", _at(images, outside))
-    sticks_out = (np.abs(clipped - objects.boxes) > TOLERANCE).any(axis=1)
-    cut = objects.images[inside & sticks_out]
-    warn(len(cut), "boxes stick out of their image and are cut", _at(images, cut))
-    boxes = np.where(sticks_out[:, None], clipped, objects.boxes)
-    own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    areas = np.where(np.isnan(objects.areas), own, objects.areas)
+    too_large = (np.abs(clipped - objects.boxes) > TOLERANCE).any(axis=1)
+    reported = objects.images[inside & too_large]
+    warn(len(reported), "boxes extend beyond their image and are clipped", _at(images, reported))
+    boxes = np.where(too_large[:, None], clipped, objects.boxes)
+    box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas = np.where(np.isnan(objects.areas), box_areas, objects.areas)
     return replace(objects, boxes=boxes, areas=areas)[inside]
 
 
-def _at(images: ImageList, indices: npt.NDArray[np.int64]) -> list[str]:
+def _at(images: ImageList, indices: Int64Array) -> list[str]:
     return [images.paths[index] for index in indices.tolist()]

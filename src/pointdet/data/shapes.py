@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A drawn toy dataset in COCO's layout: python -m pointdet.data.shapes FOLDER. The same seed, the same bytes."""
+"""Synthetic dataset of drawn shapes in the COCO layout: python -m pointdet.data.shapes FOLDER.
+
+The same seed gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.uint8]  # (h, w), 0 to 255: how much of a pixel the shape covers
-Points = npt.NDArray[np.float64]  # (n, 2) corners around the origin, |x|, |y| <= 1
+from pointdet.arrays import BoolArray, Float32Array, Float64Array, Image, UInt8Array
+
+Mask = UInt8Array  # (h, w), 0 to 255: the share of each pixel that the shape covers
+Points = Float64Array  # (n, 2) corners around the origin, |x|, |y| <= 1
 
 MIN_SIZE = 8  # pixels, longer side of a shape
 MAX_SHARE = 0.5  # of the image's shorter side
 MAX_OBJECTS = 3
-VISIBLE = 0.4  # an object of which less is seen is not annotated
-HUE_SPREAD = 6  # standard deviation, of 180: neighbouring classes are 45 apart
-SUBPIXEL = 4  # bits of the fraction in OpenCV's drawing calls
+VISIBLE = 0.4  # objects with a smaller visible share are not annotated
+HUE_SPREAD = 6  # standard deviation of the hue, which is in [0, 180); the classes are 45 apart
+SUBPIXEL = 4  # fractional bits of coordinates in OpenCV's drawing functions
 
 
 def _regular(corners: int, inner: float = 1.0) -> Points:
-    """A regular polygon, or with `inner` < 1 a star, whose first corner points up."""
+    """A regular polygon with its first corner at the top; with `inner` < 1, a star with this inner radius."""
     count = corners if inner == 1.0 else 2 * corners
     angles = np.arange(count) * 2 * np.pi / count - np.pi / 2
     radii = np.where(np.arange(count) % 2, inner, 1.0)
@@ -46,17 +49,18 @@ class Shape:
     """One drawn object."""
 
     label: int
-    mask: Mask  # (H, W) of the whole image, as if nothing lay before it
-    box_image: tuple[float, float, float, float]  # tight around the pixels it covers
+    mask: Mask  # (H, W) of the whole image, including hidden parts
+    box_image: tuple[float, float, float, float]  # tight, including hidden parts
 
 
 def draw_shapes(
     folder: str | Path, images: int, seed: int, height: int = 256, width: int = 256, split: str = "train"
 ) -> None:
-    """Write `images` pictures into folder/split and their annotations into folder/annotations/instances_split.json.
+    """Write `images` pictures to folder/split and their annotations to
+    folder/annotations/instances_split.json.
 
-    Objects are 8 pixels to half the image large, on noisy backgrounds, and cover one another: one that is mostly
-    hidden is left out of the annotation.
+    The longer side of an object is between 8 pixels and half of the image. Backgrounds are noisy. Objects may
+    cover each other; an object that is mostly hidden is not annotated.
     """
     folder = Path(folder)
     (folder / split).mkdir(parents=True, exist_ok=True)
@@ -86,12 +90,12 @@ def draw_shapes(
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[Pixels, list[Shape]]:
-    """One picture (height, width, 3) BGR and what can be seen on it."""
+def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[Image, list[Shape]]:
+    """One picture (height, width, 3) BGR and its visible shapes."""
     picture = _background(rng, height, width)
     shapes: list[Shape] = []
     for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
-        shape = _place(rng, height, width)
+        shape = _random_shape(rng, height, width)
         left, top, right, bottom = (int(side) for side in shape.box_image)
         window = slice(top, bottom + 2), slice(left, right + 2)
         share = shape.mask[window][..., None].astype(np.float32) / 255
@@ -101,19 +105,19 @@ def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[Pix
     return picture, _visible(shapes)
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> Pixels:
-    """Greyish, with stripes, soft clouds and grain."""
+def _background(rng: np.random.Generator, height: int, width: int) -> Image:
+    """(height, width, 3): nearly grey, with stripes, smooth noise at two scales, and pixel noise."""
     picture = _textured(np.full(3, rng.uniform(90, 165)) + rng.uniform(-12, 12, 3), rng, height, width)
     for cells in (3, 9):
-        clouds = rng.normal(0, 10, (cells, cells, 3)).astype(np.float32)
-        picture += cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
+        noise = rng.normal(0, 10, (cells, cells, 3)).astype(np.float32)
+        picture += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _fill(label: int, rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.float32]:
-    """(height, width, 3): a strong colour around its class's hue, with stripes and grain.
+def _fill(label: int, rng: np.random.Generator, height: int, width: int) -> Float32Array:
+    """(height, width, 3): a saturated colour near the hue of the class, with stripes and pixel noise.
 
-    Outline and colour both tell the class, so that a small network learns it within minutes.
+    Outline and colour both depend on the class, so a small network learns the classes within minutes.
     """
     hue = round(180 * label / len(OUTLINES) + rng.normal(0, HUE_SPREAD)) % 180
     saturation, value = rng.integers(170, 256), rng.integers(140, 256)
@@ -121,34 +125,29 @@ def _fill(label: int, rng: np.random.Generator, height: int, width: int) -> npt.
     return _textured(colour.astype(np.float64), rng, height, width)
 
 
-def _textured(
-    colour: npt.NDArray[np.float64], rng: np.random.Generator, height: int, width: int
-) -> npt.NDArray[np.float32]:
-    """(height, width, 3): a colour with stripes of random strength and direction, and grain."""
+def _textured(colour: Float64Array, rng: np.random.Generator, height: int, width: int) -> Float32Array:
+    """(height, width, 3): a colour with stripes of random strength and direction, and with pixel noise."""
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
     y, x = np.ogrid[:height, :width]
     stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period)) * rng.uniform(0, 20)
-    grain = rng.normal(0, 5, (height, width))
-    texture: npt.NDArray[np.float32] = np.clip(colour + (stripes + grain)[..., None], 0, 255).astype(
-        np.float32
-    )
+    noise = rng.normal(0, 5, (height, width))
+    texture: Float32Array = np.clip(colour + (stripes + noise)[..., None], 0, 255).astype(np.float32)
     return texture
 
 
-def _place(rng: np.random.Generator, height: int, width: int) -> Shape:
-    """A shape of random class, size, turn and stretch, wholly inside the image."""
+def _random_shape(rng: np.random.Generator, height: int, width: int) -> Shape:
+    """A shape of random class, size, rotation and aspect ratio, completely inside the image."""
     label = int(rng.integers(len(OUTLINES)))
     corners = list(OUTLINES.values())[label]
-    turn = rng.uniform(-0.35, 0.35)
-    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    angle = rng.uniform(-0.35, 0.35)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     corners = (corners * (1, rng.uniform(0.7, 1.0))) @ rotation
     corners -= corners.min(axis=0)
-    size = MIN_SIZE + np.sqrt(rng.uniform()) * (
-        MAX_SHARE * min(height, width) - MIN_SIZE
-    )  # rather large than small
+    # The square root favours large shapes.
+    size = MIN_SIZE + np.sqrt(rng.uniform()) * (MAX_SHARE * min(height, width) - MIN_SIZE)
     corners *= (size - 1) / corners.max()
-    room = np.array([width - 1, height - 1]) - corners.max(axis=0)
-    corners += rng.uniform(0, 1, 2) * room
+    free = np.array([width - 1, height - 1]) - corners.max(axis=0)
+    corners += rng.uniform(0, 1, 2) * free
     mask = np.zeros((height, width), np.uint8)
     points = np.round(corners * (1 << SUBPIXEL)).astype(np.int32)
     cv2.fillPoly(mask, [points], [255], cv2.LINE_AA, SUBPIXEL)
@@ -158,9 +157,9 @@ def _place(rng: np.random.Generator, height: int, width: int) -> Shape:
 
 
 def _visible(shapes: list[Shape]) -> list[Shape]:
-    """Those of which enough shows under the shapes drawn later."""
+    """The shapes that are visible enough: later shapes cover earlier ones."""
     seen = []
-    covered: npt.NDArray[np.bool_] | None = None
+    covered: BoolArray | None = None
     for shape in reversed(shapes):
         own = shape.mask > 127
         covered = np.zeros_like(own) if covered is None else covered
@@ -174,7 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="receives train/ val/ test/ and annotations/")
+    parser.add_argument(
+        "folder", type=Path, help="output folder: receives train/, val/, test/ and annotations/"
+    )
     parser.add_argument("--train", type=int, default=400, help="training images")
     parser.add_argument("--val", type=int, default=100, help="validation images")
     parser.add_argument("--test", type=int, default=100, help="test images")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pascal VOC's image-set lists and XML files -> Dataset."""
+"""Pascal VOC image sets and XML annotations -> Dataset."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pointdet.config.schema import Split
+from pointdet.config.schema import SplitConfig
 from pointdet.data.records import ImageList, ObjectList, build_dataset, warn
 from pointdet.errors import PointDetError
 from pointdet.structures import Dataset
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-SPELLING = 0.75  # likeness of two class names from which one is taken for a slip of the other
+SIMILARITY = 0.75  # difflib ratio: class names at least this similar are regarded as a misspelling
 
 
 @dataclass(frozen=True)
@@ -32,36 +32,42 @@ class _Object:
 @dataclass(frozen=True)
 class _Image:
     path: str
-    size: tuple[int, int]  # height, width; 0 where the file does not say
+    size: tuple[int, int]  # height, width; 0 if the file has no size
     objects: list[_Object]
 
 
 def read_voc(
-    dataset_name: str, data_dir: Path, split: Split, class_names: Sequence[str] | None, selection: bool = True
+    dataset_name: str,
+    data_dir: Path,
+    split: SplitConfig,
+    class_names: Sequence[str] | None,
+    selection: bool = True,
 ) -> Dataset:
-    """The image sets of a split, joined in their order. Annotations and JPEGImages lie beside ImageSets.
+    """Read the image sets of a split and join them in the given order.
 
-    Boxes are 1-based in the files and 0-based here. Difficult objects are marked `ignore`. Labels follow the sorted
-    names found, or `class_names` where given: then objects of another name are left out, with a warning, or, where
-    `selection` is False, are an error. Image ids count from 0, category ids from 1.
-    Errors: PointDetError for a file that is absent or is not VOC XML, and for a misspelt class name.
+    Annotations and JPEGImages are in the same folder as ImageSets. Boxes are 1-based in the files and 0-based
+    in the Dataset. Difficult objects are marked `ignore`. Labels are in the order of the sorted class names
+    found, or of `class_names` if given. In the second case, objects of other classes are left out, with a
+    warning (`selection` True), or are an error (`selection` False). Image ids start at 0, category ids at 1.
+
+    Errors: PointDetError for a file that is missing or is not VOC XML, and for a misspelt class name.
     """
     if split.images is not None:
         raise PointDetError(
-            "the VOC layout has its images in JPEGImages beside ImageSets; remove the key `images`"
+            "the VOC layout has its images in JPEGImages next to ImageSets; remove the key `images`"
         )
     entries = [entry for name in split.annotations for entry in _read_list(data_dir / name)]
-    once = list(dict.fromkeys(entries))
-    warn(len(entries) - len(once), "images are listed more than once: kept once", _again(entries))
-    folders = {root: _Folder(root) for root in dict.fromkeys(root for root, _ in once)}
-    images = [_read_xml(folders[root], stem) for root, stem in once]
+    unique = list(dict.fromkeys(entries))
+    warn(len(entries) - len(unique), "images are listed more than once: kept once", _duplicates(entries))
+    folders = {root: _Folder(root) for root in dict.fromkeys(root for root, _ in unique)}
+    images = [_read_xml(folders[root], stem) for root, stem in unique]
 
     found = sorted({item.name for image in images for item in image.objects})
     names = found if class_names is None else list(class_names)
     _check_names(names, found, split, selection)
     if not names:
         raise PointDetError(
-            f"{', '.join(split.annotations)}: no image of this split has an object; give other lists"
+            f"{', '.join(split.annotations)}: no image of this split has objects; give other lists"
         )
     label_of = {name: label for label, name in enumerate(names)}
     items = [(index, item) for index, image in enumerate(images) for item in image.objects]
@@ -89,7 +95,7 @@ def read_voc(
 
 
 class _Folder:
-    """The folder of one image set: where its annotations and images lie."""
+    """A VOC folder: the locations of its annotations and images."""
 
     def __init__(self, root: Path) -> None:
         self.annotations = root / "Annotations"
@@ -102,7 +108,7 @@ class _Folder:
         self.names = set(os.listdir(self.images))
 
     def image(self, stem: str, filename: str | None) -> str:
-        """The image of an annotation: the one of its name, as the VOC devkit has it; else the one its XML names."""
+        """Path of the image named like the XML file, as in the VOC devkit, or else of `filename`."""
         candidates = [stem + extension for extension in EXTENSIONS]
         candidates += [stem + extension.upper() for extension in EXTENSIONS]
         if filename is not None:
@@ -111,7 +117,7 @@ class _Folder:
 
 
 def _read_list(path: Path) -> list[tuple[Path, str]]:
-    """(VOC folder, name without extension) of every line; a second column of -1, 0 or 1 is not read."""
+    """(VOC folder, image name without extension) of every line. A second column of -1, 0 or 1 is ignored."""
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
@@ -130,30 +136,31 @@ def _read_list(path: Path) -> list[tuple[Path, str]]:
     return entries
 
 
-def _again(entries: list[tuple[Path, str]]) -> list[str]:
+def _duplicates(entries: list[tuple[Path, str]]) -> list[str]:
     seen: set[tuple[Path, str]] = set()
-    again = []
+    duplicates = []
     for entry in entries:
         if entry in seen:
-            again.append(entry[1])
+            duplicates.append(entry[1])
         seen.add(entry)
-    return again
+    return duplicates
 
 
-def _check_names(names: list[str], found: list[str], split: Split, selection: bool) -> None:
+def _check_names(names: list[str], found: list[str], split: SplitConfig, selection: bool) -> None:
     lists = ", ".join(split.annotations)
     others = [name for name in found if name not in names]
     if others and not selection:
         near = difflib.get_close_matches(others[0], names, n=1, cutoff=0.0)[0]
         raise PointDetError(
-            f"{lists}: the class {others[0]!r} is not one of the {len(names)} classes trained (nearest: {near!r}); "
-            "mend the annotations, or list all classes in dataset.class_names"
+            f"{lists}: the class {others[0]!r} is not one of the {len(names)} trained classes "
+            f"(nearest: {near!r}); correct the annotations, or list all classes in dataset.class_names"
         )
     for name in names:
-        like = difflib.get_close_matches(name, others, n=1, cutoff=SPELLING) if name not in found else []
-        if like:
+        similar = difflib.get_close_matches(name, others, n=1, cutoff=SIMILARITY) if name not in found else []
+        if similar:
             raise PointDetError(
-                f"{lists}: there is no class {name!r}, but {like[0]!r}; mend dataset.class_names"
+                f"{lists}: there is no class {name!r}, but there is {similar[0]!r}; "
+                "correct dataset.class_names"
             )
 
 
@@ -165,10 +172,10 @@ def _read_xml(folder: _Folder, stem: str) -> _Image:
         objects = [_object(item) for item in root.iterfind("object")]
     except OSError as error:
         raise PointDetError(
-            f"cannot read the annotation {path}: {error.strerror}; add it or mend the list"
+            f"cannot read the annotation {path}: {error.strerror}; add it or correct the image set"
         ) from None
     except (ElementTree.ParseError, ValueError, OverflowError) as error:
-        raise PointDetError(f"{path} is not a VOC annotation: {error}; mend or replace it") from None
+        raise PointDetError(f"{path} is not a VOC annotation: {error}; correct or replace it") from None
     filename = root.findtext("filename")
     return _Image(folder.image(stem, filename.strip() if filename else None), size, objects)
 
@@ -178,12 +185,12 @@ def _size(root: ElementTree.Element, side: str) -> int:
 
 
 def _object(item: ElementTree.Element) -> _Object:
-    # Direct children only: the parts of a person have boxes, too.
+    # Direct children only: the parts of a person have boxes too.
     name = (item.findtext("name") or "").strip()
     if not name:
         raise ValueError("an object has no name")
     texts = [item.findtext(f"bndbox/{corner}") for corner in CORNERS]
     if None in texts:
-        raise ValueError(f"an object {name!r} has no complete bndbox")
+        raise ValueError(f"an object {name!r} has an incomplete bndbox")
     box = tuple(float(text or "nan") - 1.0 for text in texts)
     return _Object(name, box, (item.findtext("difficult") or "0").strip() == "1")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features -> detections: head, loss and codec of each method."""
+"""The detectors: head, loss and codec of each method, and their catalogue."""

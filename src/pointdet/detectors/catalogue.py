@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The detectors by name: a Config and a number of classes -> a Detector."""
+"""The detectors by name: Config and number of classes -> Detector."""
 
 from __future__ import annotations
 
 from pointdet.backbones import catalogue as backbones
-from pointdet.config.schema import Config, CornerDetector, Triplet
-from pointdet.detectors.base import Codec, Detector, Head, Loss
+from pointdet.codec import Codec
+from pointdet.config.schema import Config, CornerDetectorConfig, TripletConfig
+from pointdet.detectors.common.base import Detector, Head, Loss
 from pointdet.detectors.cornernet.codec import CornerNetCodec
 from pointdet.detectors.cornernet.head import CornerNetHead
 from pointdet.detectors.cornernet.loss import CornerNetLoss
@@ -17,18 +18,18 @@ from pointdet.detectors.triplet.head import TripletHead
 
 
 def build(config: Config, num_classes: int) -> Detector:
-    """The detector of a configuration; its parameters come into being with the first graph."""
+    """The detector of a configuration. Its parameters are created with its first graph."""
     settings, precision, channels = config.detector, config.mixed_precision, config.model.head_channels
     height, width = config.input.height, config.input.width
     head: Head
     loss: Loss
     codec: Codec
     pooling_channels = config.model.feature_channels or channels
-    if isinstance(settings, Triplet):
+    if isinstance(settings, TripletConfig):
         head = TripletHead(num_classes, pooling_channels, channels)
         loss = CornerNetLoss.of(settings, KEYPOINTS)
         codec = TripletCodec(CornerNetCodec.of(settings, num_classes, height, width))
-    elif isinstance(settings, CornerDetector):
+    elif isinstance(settings, CornerDetectorConfig):
         head = CornerNetHead(num_classes, pooling_channels, channels)
         loss = CornerNetLoss.of(settings)
         codec = CornerNetCodec.of(settings, num_classes, height, width)
@@ -41,7 +42,7 @@ def build(config: Config, num_classes: int) -> Detector:
         head=head,
         loss=loss,
         codec=codec,
-        # Tensor cores want a multiple of 4 channels; the published mixed precision files have the fourth.
+        # Tensor cores need a multiple of 4 channels. The published mixed precision files have 4.
         image_channels=4 if precision.mixed_precision else 3,
         channel_last=precision.channel_last,
     )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections -> average precision."""
+"""Average precision, inference cost, and the reports of both."""

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as a table for people, metrics and detections as files for programs."""
+"""Metrics as a table for the terminal; metrics and detections as JSON files."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointdet.errors import PointDetError
 from pointdet.evaluation.metrics import Metrics, coco_entries
+from pointdet.files import write_text
 from pointdet.structures import Dataset, Detections
 
 TITLES = {
@@ -21,11 +20,11 @@ TITLES = {
 
 
 def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
-    """The means, the false discovery rates if there are any, the classes; a dash where there was nothing to find."""
+    """Means, false discovery rates if `metrics` has any, and classes, in percent; a dash for NaN."""
     means = [name for name in metrics if "/" not in name]
     rates = [name for name in means if name.startswith("FD")]
     columns = list(dict.fromkeys(name.split("/")[0] for name in metrics if "/" in name))
-    wide = max(len(name) for name in (*dataset.class_names, "class"))
+    width = max(len(name) for name in (*dataset.class_names, "class"))
     lines = [
         f"{dataset.name}, {len(dataset)} images: {TITLES[metric]}",
         "",
@@ -34,18 +33,18 @@ def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
     ]
     if rates:
         lines += ["False discovery rates, FD: IoU 0.05 to 0.50, in percent", "", *_row(metrics, rates), ""]
-    lines.append(f"{'class':<{wide}} " + " ".join(f"{name:>6}" for name in columns))
+    lines.append(f"{'class':<{width}} " + " ".join(f"{name:>6}" for name in columns))
     for name in dataset.class_names:
         values = " ".join(f"{_percent(metrics[f'{column}/{name}']):>6}" for column in columns)
-        lines.append(f"{name:<{wide}} {values}")
+        lines.append(f"{name:<{width}} {values}")
     unmeasured = [name for name in dataset.class_names if math.isnan(metrics[f"AP/{name}"])]
     if unmeasured:
-        lines += ["", f"No objects to find, so not part of the means: {', '.join(unmeasured)}."]
+        lines += ["", f"No ground truth, so excluded from the means: {', '.join(unmeasured)}."]
     return "\n".join(lines)
 
 
 def _row(metrics: Metrics, names: Sequence[str]) -> list[str]:
-    """The names, and below them the numbers."""
+    """Two lines: the names, and the numbers below them."""
     numbers = (_percent(metrics[name]) for name in names)
     return [" ".join(f"{word:>6}" for word in line) for line in (names, numbers)]
 
@@ -55,25 +54,16 @@ def _percent(value: float) -> str:
 
 
 def write_metrics(path: Path, dataset: Dataset, metric: str, metrics: Metrics) -> None:
-    """``metrics.json``: fractions in full precision, null where there was nothing to find."""
+    """Write `metrics.json`: fractions in full precision; null for NaN."""
     values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
     document = {"dataset": dataset.name, "images": len(dataset), "metric": metric, "metrics": values}
     write_text(path, json.dumps(document, indent=2) + "\n")
 
 
 def write_detections(path: Path, dataset: Dataset, detections: Sequence[Detections]) -> None:
-    """``detections.json`` in COCO's result format, one detection a line; boxes_image in dataset order."""
+    """Write `detections.json` in COCO's result format, one detection per line.
+
+    `detections` are boxes_image, one entry per record, in that order.
+    """
     lines = [json.dumps(entry) for entry in coco_entries(dataset, detections)]
     write_text(path, "[" + ",\n".join(lines) + "]\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """All of `text` under that name or, after a crash, what stood there before."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise PointDetError(f"cannot write {path}: {error.strerror}; choose another folder") from None

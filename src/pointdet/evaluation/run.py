@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictor and dataset -> detections of every image: read ahead in threads, shared among all ranks."""
+"""Predictor and dataset -> detections of every image. Threads read the images; all ranks share the work."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pointdet.data.images import ImageFault, read_image
-from pointdet.inference.pipeline import mapped
+from pointdet.errors import first_few
+from pointdet.inference.pipeline import parallel_map
 from pointdet.structures import Dataset, Detections, Record
 
 if TYPE_CHECKING:
     from pointdet.inference.predictor import Predictor, Prepared
-    from pointdet.runtime import Ranks
+    from pointdet.ranks import Ranks
 
 logger = logging.getLogger("pointdet")
 
@@ -23,10 +24,10 @@ MOST_FAULTS_NAMED = 10
 
 
 def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detections]:
-    """Detections (boxes_image) of every record in dataset order, the same list on every rank.
+    """Detections (boxes_image) of every record, in that order. Every rank returns the same list.
 
-    Rank r takes every size-th image from the r-th on. An image that cannot be read gets no detections; rank 0
-    warns of all of them once.
+    Rank r of n processes the images r, r + n, r + 2 n, ... An image that cannot be read has no detections;
+    rank 0 logs one warning that names these images.
     """
     batch_size = predictor.test.batch_size
     mine = dataset.records[ranks.rank :: ranks.size]
@@ -45,8 +46,8 @@ def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detec
             found[index] = detections
         batch.clear()
 
-    # None: a progress bar only where standard error is a terminal.
-    images = mapped(read, mine, READING_THREADS, READING_THREADS + 2 * batch_size)
+    # disable=None: tqdm shows the bar only if standard error is a terminal.
+    images = parallel_map(read, mine, READING_THREADS, READING_THREADS + 2 * batch_size)
     progress = tqdm(images, dataset.name, len(mine), unit="image", disable=None if ranks.rank == 0 else True)
     for index, prepared in enumerate(progress):
         if isinstance(prepared, ImageFault):
@@ -61,6 +62,7 @@ def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detec
 
 
 def _gather(ranks: Ranks, dataset: Dataset, found: list[Detections], faults: list[str]) -> list[Detections]:
+    """The detections of all ranks in dataset order, on every rank."""
     parts = ranks.gather((found, faults))
     together = [Detections.join([])] * len(dataset)
     if parts is not None:
@@ -69,10 +71,9 @@ def _gather(ranks: Ranks, dataset: Dataset, found: list[Detections], faults: lis
         every_fault = [fault for _, some in parts for fault in some]
         if every_fault:
             logger.warning(
-                "%d of %d images cannot be read and count as images without detections: %s%s",
+                "%d of %d images cannot be read and count as images without detections: %s",
                 len(every_fault),
                 len(dataset),
-                "; ".join(every_fault[:MOST_FAULTS_NAMED]),
-                " ..." * (len(every_fault) > MOST_FAULTS_NAMED),
+                first_few(every_fault, MOST_FAULTS_NAMED, "; "),
             )
     return list(ranks.broadcast(together))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that leave this house."""
+"""Export of trained detectors to ONNX (.onnx) and to NNabla's format (.nnp)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detector -> .nnp, NNabla's own format, with its card beside it."""
+"""Detector -> .nnp, NNabla's own format, and a .json file of its metadata."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import nnabla as nn
 import numpy as np
 from nnabla.utils.save import save
 
-from pointdet.errors import PointDetError
-from pointdet.export.graph import card, cut, export_graph, in_nchw
-from pointdet.inference.card import Contents
-from pointdet.inference.exported import NNP_NETWORK
-from pointdet.inference.restore import Model
+from pointdet.export.graph import export_graph, in_nchw, metadata, remove_normalisation
+from pointdet.files import replacing, write_text
+from pointdet.model.exported import NNP_NETWORK
+from pointdet.model.metadata import Contents
+from pointdet.model.restore import Model
 
 
 def write(model: Model, path: Path, batch: int = 1, contents: Contents = "maps") -> None:
-    """Save the network for the configured input size, in batches of this size: input "image", see `card.Contents`.
+    """Save the network for the configured input size and this batch size, and its metadata in a .json file.
 
-    Outputs bear the names the codec reads them by; heatmaps are probabilities. The file is written beside its place
-    and renamed; `path` with the suffix .json holds the card. Errors: PointDetError when they cannot be written.
+    The input is "image", see `model.metadata.Contents`. The outputs have the names that the codec uses;
+    heatmaps are probabilities. Both files are written under a temporary name and then renamed.
+    Errors: PointDetError if they cannot be written.
     """
     model = in_nchw(model)
     shape = (batch, model.config.input.height, model.config.input.width)
     graph = export_graph(model, shape, with_peaks=contents == "pipeline")
-    # What is in the current scope is stored with its values; everything else at the graph's end is an input.
+    # `save` stores the parameters of the current scope with their values; other free variables are inputs.
     scope = OrderedDict(model.detector.scope)
     if contents == "network":
-        image = cut(graph)
+        image = remove_normalisation(graph)
     else:
         image, scope["colour"] = graph.images, graph.colour
         graph.colour.d = np.repeat(model.colour[None], batch, axis=0)
@@ -46,16 +47,9 @@ def write(model: Model, path: Path, batch: int = 1, contents: Contents = "maps")
         "data": ["image"],
         "output": list(graph.outputs),
     }
-    beside = path.with_name(f".{path.stem}.writing.nnp")
-    told = json.dumps(card(model, contents).fields(), indent=1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The batch stands in the graph's reshapes and slices, so it stays what it is.
-        with nn.parameter_scope("", scope):
-            parameters = nn.get_parameters(grad_only=False)
-            contents_of_file = {"networks": [network], "executors": [executor]}
-            save(str(beside), contents_of_file, variable_batch_size=False, parameters=parameters)
-        path.with_suffix(".json").write_text(told, encoding="utf-8")
-        beside.rename(path)
-    except OSError as error:
-        raise PointDetError(f"cannot write {path} ({error.strerror}); choose another place") from None
+    # The reshapes and slices of the graph contain the batch size, so it cannot vary.
+    with replacing(path) as writing, nn.parameter_scope("", scope):
+        parameters = nn.get_parameters(grad_only=False)
+        description = {"networks": [network], "executors": [executor]}
+        save(str(writing), description, variable_batch_size=False, parameters=parameters)
+        write_text(path.with_suffix(".json"), json.dumps(metadata(model, contents).fields(), indent=1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX model -> the same with convolutions in int8, their ranges found on images."""
+"""Post-training quantisation of an ONNX model: convolutions in int8, calibrated on images."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ import onnx
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from pointdet.inference.exported import METADATA
+from pointdet.model.exported import METADATA_KEY
 
 
 def int8(model: onnx.ModelProto, inputs: Iterable[npt.NDArray[Any]]) -> onnx.ModelProto:
-    """Convolutions in int8, with a scale for each channel; `inputs`: what the network is fed, to find the ranges by.
+    """The model with convolutions in int8 and one scale per output channel of their weights.
 
-    The last convolution of every output stays in float32: a box's size has no bounds worth 8 bits.
+    The last convolution of every output stays in float32: 8 bits are too few for the range of box sizes.
+
+    Args:
+        inputs: inputs of the network, for calibration.
     """
     reader = _Reader(list(inputs))
-    logging.disable(logging.WARNING)  # a preparation is recommended; the graph has had it
+    logging.disable(logging.WARNING)  # it recommends a pre-processing that this graph does not need
     try:
         with tempfile.TemporaryDirectory() as folder:
-            # Of a model in memory it would move the constants into a file.
-            given, path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            onnx.save(model, given)
+            # Given a model in memory, quantize_static would move its constants into a file.
+            source, path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+            onnx.save(model, source)
             quantize_static(
-                *(given, path, reader),
+                *(source, path, reader),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "ConvTranspose"],
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=_ends(model),
+                nodes_to_exclude=_excluded(model),
             )
-            return _told(onnx.load(path), {entry.key: entry.value for entry in model.metadata_props})
+            return _with_metadata(onnx.load(path), {entry.key: entry.value for entry in model.metadata_props})
     finally:
         logging.disable(logging.NOTSET)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # shipped without types
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
     def __init__(self, inputs: list[npt.NDArray[Any]]) -> None:
         self._inputs = iter(inputs)
 
@@ -53,19 +56,21 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # shipped without t
         return None if image is None else {"image": image}
 
 
-def _ends(model: onnx.ModelProto) -> list[str]:
-    """Names of the first convolution, which normalises, and of the last before every output."""
-    makers = {name: node for node in model.graph.node for name in node.output}
+def _excluded(model: onnx.ModelProto) -> list[str]:
+    """Names of the first convolution, which is the normalisation, and of the last one before every output."""
+    producers = {name: node for node in model.graph.node for name in node.output}
     found = [next(node.name for node in model.graph.node if node.op_type == "Conv")]
     for output in model.graph.output:
-        node = makers[output.name]
+        node = producers[output.name]
         while node.op_type != "Conv":
-            node = makers[node.input[0]]
+            node = producers[node.input[0]]
         found.append(node.name)
     return found
 
 
-def _told(model: onnx.ModelProto, card: dict[str, str]) -> onnx.ModelProto:
-    """The model with its metadata, which the quantiser loses or adds to."""
-    helper.set_model_props(model, {METADATA: json.dumps(json.loads(card[METADATA]) | {"precision": "int8"})})
+def _with_metadata(model: onnx.ModelProto, properties: dict[str, str]) -> onnx.ModelProto:
+    """Set the metadata, which the quantiser does not preserve, with precision "int8"."""
+    helper.set_model_props(
+        model, {METADATA_KEY: json.dumps(json.loads(properties[METADATA_KEY]) | {"precision": "int8"})}
+    )
     return model

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image -> Detections."""
+"""Prediction: image -> detections, on images, videos and cameras."""

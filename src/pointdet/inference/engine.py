@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs a restored detector: NNabla, or ONNX Runtime by way of an export that is never written."""
+"""The engine that runs a network: NNabla, or ONNX Runtime after an export to ONNX in memory."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from pointdet.errors import PointDetError
-from pointdet.inference.exported import OnnxNetwork
-from pointdet.inference.restore import Model
+from pointdet.model.exported import OnnxNetwork
+from pointdet.model.restore import Model
 
 ENGINES = ("nnabla", "onnxruntime")
 
 
-def of(path: Path, asked: str | None) -> str:
-    """The engine for `path`: the one asked for, else ONNX Runtime for .onnx files and NNabla for all others.
+def of(path: Path, requested: str | None) -> str:
+    """The engine for `path`: `requested`, or by default ONNX Runtime for .onnx files and NNabla for others.
 
-    Errors: PointDetError for an engine that does not exist or cannot run this file.
+    Errors: PointDetError for an unknown engine, or one that cannot run this file.
     """
     only = {".onnx": "onnxruntime", ".nnp": "nnabla"}.get(path.suffix)
-    if asked not in (*ENGINES, None):
-        raise PointDetError(f"unknown engine {asked!r}; use {' or '.join(ENGINES)}")
-    if only and asked not in (only, None):
-        raise PointDetError(f"{path} runs in {only}, not in {asked}; leave the engine out")
-    return asked or only or "nnabla"
+    if requested not in (*ENGINES, None):
+        raise PointDetError(f"unknown engine {requested!r}; use {' or '.join(ENGINES)}")
+    if only and requested not in (only, None):
+        raise PointDetError(f"{path} runs in {only}, not in {requested}; leave the engine out")
+    return requested or only or "nnabla"
 
 
 def on_engine(model: Model, engine: str) -> Model:
-    """The same detector, run by `engine`."""
+    """The same detector with a network that runs in `engine`. Exported networks are returned unchanged."""
     if engine == "nnabla" or model.engine is not None:
         return model
     from pointdet.export import onnx  # slow to import

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work done at the same time: items made ahead by a thread, and work on items done in order by several."""
+"""Generators with threads: `prefetch` makes items in advance, `parallel_map` applies a function to items."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _End:
-    """What comes after the last item; with the fault, where one ended them."""
+    """Follows the last item in the queue, with the exception that ended the items, if any."""
 
-    fault: BaseException | None = None
+    error: BaseException | None = None
 
 
-def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:
-    """`items` in order, made by a thread of their own, up to `count` ahead of who takes them.
+def prefetch(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:
+    """Yield `items` in order. A thread makes them and keeps up to `count` of them in a queue.
 
-    What is raised while they are made is raised here, in its place among them. Whoever stops before the end closes
-    this generator; that ends the thread after the item it is at, and closes `items`.
+    An exception of `items` is raised after the items before it. A caller that stops early must close this
+    generator: this ends the thread after the current item and closes `items`.
     """
     queue: Queue[Item | _End] = Queue(count)
     stopped = threading.Event()
 
-    def make() -> None:
+    def produce() -> None:
         end = _End()
         try:
             with closing(items):
@@ -40,33 +40,34 @@ def ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, Non
                     queue.put(item)
                     if stopped.is_set():
                         return
-        except BaseException as fault:  # noqa: BLE001  it is not lost: the taker raises it
-            end = _End(fault)
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            end = _End(error)
         queue.put(end)
 
-    maker = threading.Thread(target=make, name="ahead", daemon=True)
-    maker.start()
+    producer = threading.Thread(target=produce, name="prefetch", daemon=True)
+    producer.start()
     try:
         while not isinstance(item := queue.get(), _End):
             yield item
-        if item.fault is not None:
-            raise item.fault
+        if item.error is not None:
+            raise item.error
     finally:
         stopped.set()
-        try:  # a maker that waits for room finds it, and then that it is to stop
+        try:  # empty the queue, so that a producer which waits in `put` sees `stopped`
             while True:
                 queue.get_nowait()
         except Empty:
-            maker.join()
+            producer.join()
 
 
-def mapped(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int, count: int
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, count: int
 ) -> Generator[Result, None, None]:
-    """`work` of each item, in order, done by `threads` while the next `count` items are taken from `items`.
+    """Yield `function(item)` of each item, in order, computed by a number of threads.
 
-    The items are made by the caller's own thread; what is raised there comes after the results of those before it.
-    Closing, or an error in `work`, leaves out the work that nobody has begun.
+    Up to `count` more items than results are taken from `items`, in the caller's thread. An exception of
+    `items` is raised after the results of the items before it. Closing this generator, or an exception of
+    `function`, cancels the calls that have not started.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
     source, end = iter(items), None
@@ -74,9 +75,9 @@ def mapped(
     try:
         while end is None:
             try:
-                pending.append(pool.submit(work, next(source)))
-            except Exception as fault:  # noqa: BLE001  StopIteration too
-                end = fault
+                pending.append(pool.submit(function, next(source)))
+            except Exception as error:  # noqa: BLE001  also StopIteration
+                end = error
             while pending and (end is not None or len(pending) > count):
                 yield pending.popleft().result()
         if not isinstance(end, StopIteration):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictor: image -> view -> network -> maps -> detections; the one way to detect anything in this house."""
+"""Predictor: image -> view -> network -> maps -> detections. Testing, validation and the demo use it."""
 
 from __future__ import annotations
 
@@ -7,51 +7,53 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from pointdet.config.schema import Input, Test
+from pointdet.arrays import Image, Maps
+from pointdet.codec import Codec
+from pointdet.config.schema import InputConfig, TestConfig
 from pointdet.errors import PointDetError
 from pointdet.geometry import View
-from pointdet.structures import Detections, Maps
+from pointdet.structures import Detections
 
 if TYPE_CHECKING:
-    from pointdet.detectors.base import Codec
-    from pointdet.inference.restore import Model
+    from pointdet.model.network import Network
+    from pointdet.model.restore import Model
 
-Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image as the network sees it, at each scale."""
+    """The network's inputs for one image, one for each test scale."""
 
-    height: int  # of the image
+    height: int  # of the image, pixels
     width: int
-    windows: list[tuple[View, Image]]
-
-
-class Network(Protocol):
-    def __call__(self, images: npt.NDArray[np.uint8]) -> Maps:
-        """(B, H, W, 3) BGR, of sides it takes -> maps (B, C, h, w); the next call may overwrite them."""
+    windows: list[tuple[View, Image]]  # the view and the warped image (H, W, 3)
 
 
 class Predictor:
-    """Finds objects in images, at one or several scales, with or without the help of the mirror image."""
+    """Detects objects in images, at one or several scales, with or without the flip test."""
 
     def __init__(
         self,
         network: Network,
         codec: Codec,
-        input: Input,
-        test: Test,
+        input: InputConfig,
+        test: TestConfig,
         class_names: Sequence[str],
         granularity: int = 32,
     ) -> None:
-        """`granularity`: of the network's input; sides of images at their own resolution become its multiples."""
+        """Create a predictor.
+
+        Args:
+            network: computes the maps of a batch of input images.
+            codec: decodes the maps.
+            granularity: with test.keep_resolution, height and width of the input are multiples of this many
+                pixels.
+        """
         self.network = network
         self.codec = codec
         self.input = input
@@ -61,14 +63,18 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "cpu", engine: str | None = None) -> Predictor:
-        """The predictor of a checkpoint folder, such as ``runs/mine/checkpoints/best``, or of an .onnx or .nnp file.
+        """The predictor of a checkpoint folder or of an .onnx or .nnp file.
 
-        device: cpu or cudnn. engine: nnabla or onnxruntime; that of .onnx and .nnp files is known.
-        Errors: PointDetError for what cannot be loaded, or a device or engine that does not work.
+        Args:
+            path: for example ``runs/mine/checkpoints/best``.
+            device: "cpu" or "cudnn".
+            engine: "nnabla" or "onnxruntime"; by default ONNX Runtime for .onnx files and NNabla for all
+                others.
+        Errors: PointDetError for a file that cannot be loaded, or a device or engine that does not work.
         """
-        # They wake NNabla, which other users of this room do without.
+        # These modules import NNabla, which the other users of this module do not need.
         from pointdet.inference import engine as engines
-        from pointdet.inference.restore import restore
+        from pointdet.model.restore import restore
         from pointdet.runtime import start
 
         chosen = engines.of(Path(path), engine)
@@ -76,7 +82,7 @@ class Predictor:
 
     @classmethod
     def of(cls, model: Model) -> Predictor:
-        """The predictor of a restored detector, as its configuration says."""
+        """The predictor of a restored detector, with the settings of its configuration."""
         config = model.config
         return cls(
             *(model.network(), model.detector.codec, config.input, config.test, model.class_names),
@@ -84,18 +90,18 @@ class Predictor:
         )
 
     def __call__(self, image: Image) -> Detections:
-        """The objects of one BGR image: boxes_image, best first, at most test.max_detections.
+        """The detections of one BGR image: boxes_image, by descending score, at most test.max_detections.
 
-        Boxes may stick out of the image. Raises PointDetError where `image` is not (H, W, 3) uint8.
+        Boxes may extend beyond the image. Errors: PointDetError if `image` is not (H, W, 3) uint8.
         """
         return self.predict([image])[0]
 
     def predict(self, images: Sequence[Image]) -> list[Detections]:
-        """As a call, for several images; inputs of the same size share a forward pass."""
+        """The detections of several images, as `__call__`. Inputs of the same size share a forward pass."""
         return self.detect([self.prepare(image) for image in images])
 
     def prepare(self, image: Image) -> Prepared:
-        """The work before the network; threads may do it for the next images while the network runs."""
+        """Pre-processing. It may run in other threads than the network. Errors: as `__call__`."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise PointDetError(f"an image must be a BGR uint8 array (height, width, 3), not {given}")
@@ -104,42 +110,44 @@ class Predictor:
         return Prepared(height, width, [(view, view.warp(image)) for view in views])
 
     def detect(self, images: Sequence[Prepared]) -> list[Detections]:
-        """The work of the network and after it, for prepared images: what a call returns, for each."""
+        """The network and post-processing: the detections of each prepared image, as `__call__`."""
         found = iter(self._run([window for image in images for window in image.windows], self._decode))
         return [self._select(image, [next(found) for _ in image.windows]) for image in images]
 
     def maps(self, image: Image) -> list[tuple[Image, Maps]]:
-        """What detections are read from, to be looked at: input image and maps (C, h, w) for each scale.
+        """For visualisation: the input image (H, W, 3) and its maps (K, H/4, W/4) at each scale.
 
-        They are the image's own; what its mirror image adds is not in them.
+        With the flip test, the maps of the mirror image are not included.
         """
         windows = self.prepare(image).windows
-        maps = self._run(windows, lambda _, maps, mirrored: {name: own.copy() for name, own in maps.items()})
-        return [(pixels, own) for (_, pixels), own in zip(windows, maps, strict=True)]
+        maps = self._run(
+            windows, lambda _, maps, mirrored: {name: array.copy() for name, array in maps.items()}
+        )
+        return [(pixels, arrays) for (_, pixels), arrays in zip(windows, maps, strict=True)]
 
     def _view(self, height: int, width: int, scale: float) -> View:
         if self.test.keep_resolution:
-            short = (-self.input.height % 4, -self.input.width % 4)  # 1 for CornerNet's 511 x 511
+            short = (-self.input.height % 4, -self.input.width % 4)  # (1, 1) for CornerNet's 511 x 511
             return View.keep(height, width, scale, self.granularity, short)
         return View.fit(height, width, self.input.height, self.input.width, scale)
 
     def _run(
         self, windows: Sequence[tuple[View, Image]], read: Callable[[View, Maps, Maps | None], Result]
     ) -> list[Result]:
-        """`read(view, maps, mirrored)` of each window, in their order; inputs of the same size go in batches."""
+        """`read(view, maps, mirrored)` of each window, in order. Inputs of the same size form batches."""
         same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, (_, pixels) in enumerate(windows):
-            same_size[pixels.shape].append(place)
+        for index, (_, pixels) in enumerate(windows):
+            same_size[pixels.shape].append(index)
         results: dict[int, Result] = {}
         step = self.test.batch_size
-        for places in same_size.values():
-            for batch in (places[start : start + step] for start in range(0, len(places), step)):
-                for place, maps in zip(batch, self._forward([windows[i][1] for i in batch]), strict=True):
-                    results[place] = read(windows[place][0], *maps)
-        return [results[place] for place in range(len(windows))]
+        for indices in same_size.values():
+            for batch in (indices[start : start + step] for start in range(0, len(indices), step)):
+                for index, maps in zip(batch, self._forward([windows[i][1] for i in batch]), strict=True):
+                    results[index] = read(windows[index][0], *maps)
+        return [results[index] for index in range(len(windows))]
 
     def _forward(self, inputs: Sequence[Image]) -> list[tuple[Maps, Maps | None]]:
-        """The maps (C, h, w) of inputs of one size and of their mirror images, if asked for, from one pass."""
+        """The maps (K, H/4, W/4) of each input and, with the flip test, of its mirror image."""
         images = np.stack(inputs)
         if self.test.flip:
             images = np.concatenate([images, images[:, :, ::-1]])
@@ -153,7 +161,7 @@ class Predictor:
         return found.to_image(view)
 
     def _select(self, image: Prepared, parts: list[Detections]) -> Detections:
-        """The detections of all scales as one list, best first."""
+        """The detections of one image from those of all scales, by descending score."""
         test, size = self.test, (image.height, image.width)
         found = list(zip(test.scales, parts, strict=True))
         return self.codec.select(found, size, test.soft_nms, test.max_detections)

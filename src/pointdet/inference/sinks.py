@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where drawn pictures and detections go: images or a video with its sound, and a line of JSON for every frame."""
+"""Output of the demo: drawn pictures as images or as a video with sound, and one line of JSON per frame."""
 
 from __future__ import annotations
 
@@ -11,52 +11,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import Image
 from pointdet.errors import PointDetError
+from pointdet.files import replacing
 from pointdet.inference.sources import Frame, Source
 from pointdet.structures import Detections
 
-Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
-
 
 class Sink:
-    """A folder with `detections.jsonl` and drawn pictures: one mp4 of a video or camera, else one jpg for each.
+    """A folder with `detections.jsonl` and drawn pictures: an mp4 of a video or camera, a jpg of each image.
 
-    Every line is in the file when `tell` returns, so that a killed run keeps them. The mp4 encoder leaves out the last
-    row or column of a picture with odd sides.
+    `write_detections` flushes each line, so that a killed run loses none. The mp4 encoder drops the last row
+    or column of pictures whose height or width is odd.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
-        """Errors: PointDetError where the folder cannot be written."""
+        """Errors: PointDetError if the folder cannot be written."""
         self._source, self._folder = source, folder
         self._videos: dict[str, cv2.VideoWriter] = {}
         self._written: Counter[str] = Counter()  # frames of each video
         _make_folder(folder)
-        lines = folder / "detections.jsonl"
+        path = folder / "detections.jsonl"
         try:
-            self._lines = lines.open("w", encoding="utf-8", buffering=1)
+            self._lines = path.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
-            raise PointDetError(
-                f"cannot write {lines}: {error.strerror}; choose another --save_dir"
-            ) from None
+            raise PointDetError(f"cannot write {path}: {error.strerror}; choose another --save_dir") from None
 
     def video(self, kind: str = "") -> Path:
-        """Where the pictures of a video go."""
+        """The path of the video of these pictures; `kind` as in `write`."""
         return self._folder / f"{self._source.name}{kind}.mp4"
 
-    def tell(self, frame: Frame, found: Detections, class_names: Sequence[str]) -> None:
-        """A line of what was found in that frame: boxes_image."""
+    def write_detections(self, frame: Frame, found: Detections, class_names: Sequence[str]) -> None:
+        """Write the line of a frame. `found` are boxes_image."""
         try:
             self._lines.write(json.dumps(describe(frame, found, class_names)) + "\n")
         except OSError as error:
             raise PointDetError(f"cannot write {self._lines.name}: {error.strerror}") from None
 
     def write(self, frame: Frame, picture: Image, kind: str = "") -> None:
-        """Keep `picture`, made of that frame; `kind` is added to the name. In a video all have one size.
+        """Write the picture of a frame; `kind` is appended to the file name.
 
-        A camera, or the network behind it, does not keep to a rate: its pictures stand as long as it took to the next.
+        All pictures of one kind in a video must have the same size. Pictures of a camera arrive at irregular
+        times; the video repeats a picture until the time of the next one.
         """
         if self._source.rate is None or frame.seconds is None:
             save_image(self._folder / f"{frame.name}{kind}.jpg", picture)
@@ -67,41 +64,43 @@ class Sink:
             if not writer.isOpened():
                 raise PointDetError(f"cannot write the video {path}; choose another --save_dir")
             self._videos[kind] = writer
-        due = round(frame.seconds * self._source.rate) + 1 - self._written[kind]
-        for _ in range(due):
+        missing = round(frame.seconds * self._source.rate) + 1 - self._written[kind]
+        for _ in range(missing):
             self._videos[kind].write(picture)
             self._written[kind] += 1
 
     def close(self) -> None:
-        """Finish the files; players refuse unfinished videos."""
+        """Finish the files. Players cannot open an unfinished video."""
         self._lines.close()
         for video in self._videos.values():
             video.release()
 
 
 def add_sound(video: Path, source: Path) -> str:
-    """Copy the sound of the file `source`, as it is, into `video`, which holds all its frames; one line that tells.
+    """Copy the sound of the video `source` into `video` without re-encoding.
 
-    OpenCV writes no sound; the program ffmpeg does.
+    Returns: one line that reports the result.
+    OpenCV writes no sound; the program ffmpeg is used.
     """
     if shutil.which("ffmpeg") is None:
         return f"{video.name} has no sound: to copy that of {source.name}, install ffmpeg"
-    beside = video.with_name(f".{video.stem}.sound.mp4")
     inputs = ["-i", str(video), "-i", str(source), "-map", "0:v", "-map", "1:a", "-c", "copy"]
-    command = ["ffmpeg", "-nostdin", "-y", "-v", "error", *inputs, str(beside)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
-    if result.returncode == 0:
-        beside.replace(video)
-        return f"{video.name} has the sound of {source.name}"
-    beside.unlink(missing_ok=True)
-    if "matches no streams" in result.stderr:
-        return f"{source.name} has no sound"
-    reason = result.stderr.partition("\n")[0] or f"status {result.returncode}"
-    return f"{video.name} has no sound: ffmpeg cannot copy that of {source.name} ({reason})"
+    command = ["ffmpeg", "-nostdin", "-y", "-v", "error", *inputs]
+    try:
+        with replacing(video) as writing:
+            subprocess.run(
+                [*command, str(writing)], check=True, capture_output=True, text=True, errors="replace"
+            )
+    except subprocess.CalledProcessError as error:
+        if "matches no streams" in error.stderr:
+            return f"{source.name} has no sound"
+        reason = error.stderr.partition("\n")[0] or f"status {error.returncode}"
+        return f"{video.name} has no sound: ffmpeg cannot copy that of {source.name} ({reason})"
+    return f"{video.name} has the sound of {source.name}"
 
 
 def describe(frame: Frame, found: Detections, class_names: Sequence[str]) -> dict[str, object]:
-    """The detections (boxes_image) of one frame as plain values for JSON, in full precision."""
+    """The detections (boxes_image) of a frame as plain values for JSON, in full precision."""
     time = {} if frame.seconds is None else {"seconds": frame.seconds}
     return {
         "name": frame.name,
@@ -116,7 +115,7 @@ def describe(frame: Frame, found: Detections, class_names: Sequence[str]) -> dic
 
 
 def save_image(path: Path, image: Image) -> None:
-    """Write a picture; the suffix names the format."""
+    """Write a picture in the format of the suffix. Errors: PointDetError if that fails."""
     encoded, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     if not encoded:
         raise PointDetError(f"cannot encode a picture as {path}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where pictures come from: an image, a folder, a video, a camera."""
+"""Input of the demo: frames of an image, a folder of images, a video or a camera."""
 
 from __future__ import annotations
 
@@ -13,65 +13,65 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-# Before OpenCV opens the first video: its decoder writes to the terminal what is said here in a sentence.
+# Set before OpenCV opens the first video. It silences the decoder; errors are reported here in one sentence.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import Image
 from pointdet.data.images import ImageFault, read_image
 from pointdet.errors import PointDetError
-from pointdet.inference.pipeline import mapped
+from pointdet.inference.pipeline import parallel_map
 
-Image = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Frames = Generator["Frame", None, None]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 CAMERA = re.compile(r"webcam|camera:(\d+)")
 READING_THREADS = 4
-USUAL_RATE = 25.0
+DEFAULT_RATE = 25.0  # frames per second
 
 logger = logging.getLogger("pointdet")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to be looked at."""
+    """One image of a source."""
 
-    name: str  # different for every frame of a source; what is made of the frame is called after it
+    name: str  # unique within a source; output files of the frame have this name
     image: Image
-    seconds: float | None = None  # of a video or camera: since its first frame
+    seconds: float | None = None  # time since the first frame; videos and cameras only
 
 
 @dataclass(frozen=True)
 class Source:
-    """Frames, and what is known of them before the first one is read."""
+    """Frames, and the properties that are known before the first frame is read."""
 
-    name: str  # what is made of all frames together is called after it
-    frames: Callable[[], Frames]  # once
-    count: int | None = None  # of frames; of some videos an estimate
-    rate: float | None = None  # of a video or camera: frames per second
-    sound: Path | None = None  # the file that may hold some
+    name: str  # output files of the whole source, such as a video, have this name
+    frames: Callable[[], Frames]  # may be called once
+    count: int | None = None  # number of frames; an estimate for some videos
+    rate: float | None = None  # frames per second; videos and cameras only
+    sound: Path | None = None  # a file that may contain sound
     endless: bool = False
 
 
-def open_source(place: str) -> Source:
-    """The source called "webcam", "camera:N" or by the path of an image, a folder or a video.
+def open_source(location: str) -> Source:
+    """Open "webcam", "camera:N", or the path of an image, a folder or a video.
 
-    A folder's images come sorted by name, its subfolders are left out; those that cannot be decoded are told in one
-    warning. A file that is not called like an image is a video.
-    Errors: PointDetError, some of them when the frames are read, where there is no picture.
+    The images of a folder are sorted by name; subfolders are not searched. One warning names the images that
+    cannot be decoded. A file without one of IMAGE_SUFFIXES is opened as a video.
+    Errors: PointDetError, here or when the frames are read, if there is no image that can be read.
     """
-    if camera := CAMERA.fullmatch(place):
+    if camera := CAMERA.fullmatch(location):
         return _open_camera(int(camera[1] or 0))
-    path = Path(place)
+    path = Path(location)
     if path.is_dir():
         paths = _image_paths(path)
         return Source(path.name, partial(_folder_frames, path, paths), len(paths))
     if not path.exists():
         raise PointDetError(
-            f"{path} does not exist; give an image, a folder of images, a video, or camera:0 for the first camera"
+            f"{path} does not exist; give an image, a folder of images, a video, or camera:0 for the first "
+            "camera"
         )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return Source(path.stem, partial(_image_frame, path), 1)
@@ -90,7 +90,7 @@ def _image_paths(folder: Path) -> list[Path]:
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise PointDetError(
-            f"the folder {folder} holds no images ({suffixes}); its subfolders are not searched"
+            f"the folder {folder} contains no images ({suffixes}); its subfolders are not searched"
         )
     return paths
 
@@ -104,7 +104,7 @@ def _folder_frames(folder: Path, paths: Sequence[Path]) -> Frames:
 
     faults = []
     named = zip(_unique_names(paths), paths, strict=True)
-    with closing(mapped(read, named, READING_THREADS, READING_THREADS)) as frames:
+    with closing(parallel_map(read, named, READING_THREADS, READING_THREADS)) as frames:
         for frame in frames:
             if isinstance(frame, ImageFault):
                 faults.append(str(frame))
@@ -112,14 +112,14 @@ def _folder_frames(folder: Path, paths: Sequence[Path]) -> Frames:
                 yield frame
     if len(faults) == len(paths):
         raise PointDetError(
-            f"none of the {len(paths)} images in {folder} can be read; the first: {faults[0]}"
+            f"none of the {len(paths)} images in {folder} can be read; the first error: {faults[0]}"
         )
     if faults:
-        logger.warning("%d of %d images were left out: %s", len(faults), len(paths), "; ".join(faults))
+        logger.warning("%d of %d images were skipped: %s", len(faults), len(paths), "; ".join(faults))
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """The stems; where a.jpg and a.png lie in one folder, the second becomes a_2."""
+    """The stems of the paths, made unique: a.jpg and a.png of one folder become a and a_2."""
     names: dict[str, None] = {}
     for path in paths:
         name, number = path.stem, 2
@@ -145,9 +145,9 @@ def _video_frames(path: Path, capture: cv2.VideoCapture, rate: float, count: int
         yield Frame(f"{path.stem}_{number:06d}", image, number / rate)
         number += 1
     if not number:
-        raise PointDetError(f"the video {path} holds no frame that can be decoded; convert it to mp4")
-    if count is not None and number < 0.98 * count:  # by less, some containers only estimate
-        logger.warning("the video %s breaks off after %d of %d frames", path, number, count)
+        raise PointDetError(f"the video {path} contains no frame that can be decoded; convert it to mp4")
+    if count is not None and number < 0.98 * count:  # a smaller difference: some containers store an estimate
+        logger.warning("the video %s ends after %d of %d frames", path, number, count)
 
 
 def _open_camera(index: int) -> Source:
@@ -155,7 +155,8 @@ def _open_camera(index: int) -> Source:
         capture = cv2.VideoCapture(index)
     if not capture.isOpened():
         raise PointDetError(
-            f"camera {index} cannot be opened; connect it, end the program that uses it, or give another: camera:N"
+            f"camera {index} cannot be opened; connect it, close the program that uses it, or choose another "
+            "camera:N"
         )
     name = f"camera_{index}"
     return Source(name, partial(_camera_frames, index, capture), rate=_rate(capture), endless=True)
@@ -167,7 +168,7 @@ def _camera_frames(index: int, capture: cv2.VideoCapture) -> Frames:
         now = time.monotonic()
         start = now if start is None else start
         yield Frame(f"camera_{index}_{number:06d}", image, now - start)
-    raise PointDetError(f"camera {index} gives no more pictures; connect it again")
+    raise PointDetError(f"camera {index} delivers no more pictures; connect it again")
 
 
 def _captured(capture: cv2.VideoCapture) -> Iterator[Image]:
@@ -183,12 +184,12 @@ def _captured(capture: cv2.VideoCapture) -> Iterator[Image]:
 
 def _rate(capture: cv2.VideoCapture) -> float:
     rate = float(capture.get(cv2.CAP_PROP_FPS))
-    return rate if 0 < rate < 1000 else USUAL_RATE  # some containers and cameras do not say
+    return rate if 0 < rate < 1000 else DEFAULT_RATE  # some containers and cameras report no valid rate
 
 
 @contextmanager
 def _silent_opencv() -> Iterator[None]:
-    """Without the lines that OpenCV writes for each of its ways to reach a camera."""
+    """Silence the messages that OpenCV prints for each camera interface it tries."""
     level = cv2.getLogLevel()
     cv2.setLogLevel(0)
     try:

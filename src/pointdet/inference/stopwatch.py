@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of detecting goes: seconds by stage, also of the stages within a Predictor."""
+"""A stopwatch that sums the seconds of each stage, and a Predictor whose stages are timed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
-import numpy.typing as npt
+from pointdet.arrays import Maps, UInt8Array
+from pointdet.codec import Codec
+from pointdet.inference.predictor import Predictor
+from pointdet.structures import AtScales, Detections
 
-from pointdet.inference.predictor import Network, Predictor
-from pointdet.structures import AtScales, Detections, Maps
-
-if TYPE_CHECKING:
-    from pointdet.detectors.base import Codec
+if TYPE_CHECKING:  # the module imports NNabla, which the demo imports only after its first checks
+    from pointdet.model.network import Network
 
 Item = TypeVar("Item")
 
 
 class Stopwatch:
-    """Seconds spent in each stage: ``with stopwatch("read"): ...``. Threads may share it, each with its own stages."""
+    """Sums the seconds of each stage: ``with stopwatch("read"): ...``.
+
+    Several threads may share a stopwatch if each has its own stages.
+    """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}  # by stage, in the order in which they first came to an end
+        self.seconds: dict[str, float] = {}  # by stage, in the order in which the stages first ended
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -33,11 +35,11 @@ class Stopwatch:
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+            elapsed = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
 
     def each(self, stage: str, items: Generator[Item, None, None]) -> Generator[Item, None, None]:
-        """The items; what it takes to make them is the time of that stage."""
+        """Yield the items; the time to produce them is added to the stage."""
         end = object()
         with closing(items):
             while True:
@@ -49,24 +51,24 @@ class Stopwatch:
 
 
 def timed(predictor: Predictor, stopwatch: Stopwatch) -> Predictor:
-    """The same predictor, on whatever engine; its network, decoding and NMS (with the choice of the best) are timed."""
-    watched = copy.copy(predictor)
-    watched.network = _TimedNetwork(predictor.network, stopwatch)
-    watched.codec = cast("Codec", _TimedCodec(predictor.codec, stopwatch))
-    return watched
+    """A copy of the predictor that times its stages: "network", "decode" and "NMS"."""
+    copied = copy.copy(predictor)
+    copied.network = _TimedNetwork(predictor.network, stopwatch)
+    copied.codec = cast("Codec", _TimedCodec(predictor.codec, stopwatch))
+    return copied
 
 
 class _TimedNetwork:
     def __init__(self, network: Network, stopwatch: Stopwatch) -> None:
         self._network, self._stopwatch = network, stopwatch
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> Maps:
+    def __call__(self, images: UInt8Array) -> Maps:
         with self._stopwatch("network"):
             return self._network(images)
 
 
 class _TimedCodec:
-    """Everything of a codec; the two steps that detecting takes are timed."""
+    """A codec whose `decode` and `select` are timed."""
 
     def __init__(self, codec: Codec, stopwatch: Stopwatch) -> None:
         self._codec, self._stopwatch = codec, stopwatch

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NNabla functions that know nothing of detection."""
+"""Layers, pooling and loss terms in NNabla that do not depend on a detector."""

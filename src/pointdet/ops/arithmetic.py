@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much arithmetic a graph of NNabla's own functions is."""
+"""Multiply-adds of a graph of NNabla's own functions."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ import nnabla.functions as F
 
 
 def multiply_adds(outputs: Iterable[nn.Variable]) -> int:
-    """Those of the convolutions, deconvolutions and deformable convolutions that `outputs` are made with.
+    """Multiply-adds of all convolutions, deconvolutions and deformable convolutions that compute `outputs`.
 
-    In any layout, for the whole batch. Sums with a bias, interpolation, normalisation and pooling are left out, as
-    published figures leave them out; published FLOPs are sometimes this number and sometimes twice as many.
+    For the whole batch, in any layout. Biases, interpolation, normalisation and pooling are not counted, as
+    in published figures. Published FLOPs are sometimes this number and sometimes twice this number.
     """
     counts: list[int] = []
 
     def count(function: nn.function.Function) -> None:
-        kind = function.info.type_name  # on a GPU with a suffix
+        kind = function.info.type_name  # with a suffix on a GPU
         if kind.startswith(("Convolution", "DeformableConvolution")):
-            counts.append(_uses(function.inputs[1], function.outputs[0]))
+            counts.append(_count(function.inputs[1], function.outputs[0]))
         elif kind.startswith("Deconvolution"):
-            counts.append(_uses(function.inputs[1], function.inputs[0]))
+            counts.append(_count(function.inputs[1], function.inputs[0]))
 
     F.sink(*outputs).visit(count)
     return sum(counts)
 
 
-def _uses(weight: nn.Variable, cells: nn.Variable) -> int:
-    """How often numbers of the weight are multiplied: all of them at each cell of the map on its first axis' side."""
-    return int(weight.size * (cells.size // weight.shape[0]))
+def _count(weight: nn.Variable, maps: nn.Variable) -> int:
+    """Multiply-adds with `weight`: all its values are used at every position of `maps`.
+
+    The first axis of `weight` is the channels of `maps`.
+    """
+    return int(weight.size * (maps.size // weight.shape[0]))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modulated deformable convolution 3x3 (Zhu et al., 2019) in every layout and mode.
 
-Parameter paths below the current scope: ``conv/W``, ``conv/b``, and ``offset/conv/W``, ``offset/conv/b`` of the
-convolution that says where to look: 18 offsets, y and x of each sample in turn, and 9 logits of the mask.
+Parameter paths below the current scope: ``conv/W``, ``conv/b``, and ``offset/conv/W``, ``offset/conv/b`` of
+the convolution that predicts 18 offsets (y, x of each sample) and 9 mask logits.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ def deform_conv_norm(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
 
 
 def deform_conv(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
-    """Deformable convolution with bias. It begins as a convolution of half the strength: no offset, mask 0.5."""
+    """Deformable convolution with bias. At initialisation it is half a convolution: offsets 0, mask 0.5."""
     in_channels = x.shape[mode.channel_axis]
     w = weight("conv", channels, in_channels, 3, mode, uniform_in)
     b = bias("conv", channels, constant(0))
     offset_w = weight("offset/conv", 3 * SAMPLES, in_channels, 3, mode, constant(0))
     offset_b = bias("offset/conv", 3 * SAMPLES, constant(0))
-    where = to_first(convolve(x, offset_w, offset_b, mode), mode)
-    batch, _, height, width = where.shape
-    offset = F.slice(where, stop=(batch, 2 * SAMPLES, height, width))
-    # In half a position beyond cell 64 would be known to a sixteenth of a cell only.
+    prediction = to_first(convolve(x, offset_w, offset_b, mode), mode)
+    batch, _, height, width = prediction.shape
+    offset = F.slice(prediction, stop=(batch, 2 * SAMPLES, height, width))
+    # Half precision would round a position beyond cell 64 to 1/16 of a cell.
     with nn.context_scope(_single_precision(nn.get_current_context())):
-        mask = F.sigmoid(F.slice(where, start=(0, 2 * SAMPLES, 0, 0)))
+        mask = F.sigmoid(F.slice(prediction, start=(0, 2 * SAMPLES, 0, 0)))
         if mode.through_python:
             return deformable_convolution(x, w, offset, mask, b)
-        # NNabla takes NHWC on no device.
+        # NNabla's function has no NHWC on any device.
         y = F.deformable_convolution(to_first(x, mode), to_first(w, mode), offset, mask, b, pad=(1, 1))
     return F.transpose(y, (0, 2, 3, 1)) if mode.channel_last else y
 
 
 def _single_precision(context: nn.Context) -> nn.Context:
-    """The context's device in float32."""
+    """The same device in float32."""
     backend = [name.replace(":half", ":float") for name in context.backend]
     return nn.Context(backend, context.array_class, context.device_id)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution, deconvolution, normalisation and pooling that know layout and mode, and name their parameters.
+"""Convolution, deconvolution, normalisation and pooling with named parameters, for every layout and mode.
 
-Parameter paths below the current scope: ``conv/W``, ``conv/b``, ``deconv/W``, ``bn/{beta,gamma,mean,var}``. Shapes of
-W: NCHW (out, in, k, k), NHWC (out, k, k, in); deconvolution (in, out/groups, k, k) and (in, k, k, out/groups).
+Parameter paths below the current scope: ``conv/W``, ``conv/b``, ``deconv/W``, ``bn/{beta,gamma,mean,var}``.
+Shapes of W: NCHW (out, in, k, k), NHWC (out, k, k, in); deconvolution (in, out/groups, k, k) and (in, k, k,
+out/groups).
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.random
 import numpy as np
-import numpy.typing as npt
 from nnabla.parameter import get_parameter_or_create
 
+from pointdet.arrays import Float32Array
 from pointdet.ops.cpu import convolution, normalisation
 
-Initialiser = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
+Initialiser = Callable[[tuple[int, ...]], Float32Array]
 
-_drawn = ContextVar("drawn", default=True)
+_initialise = ContextVar("initialise", default=True)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How a network is built."""
+    """How the graph of a network is built."""
 
-    training: bool  # batch statistics that update the running ones, or the running ones
-    channel_last: bool = False
-    has_channel_last: bool = False  # the device takes NHWC; else NHWC is wrapped in transposes
-    kernels: str = "nnabla"  # "blas" or "onednn": a float32 graph on the CPU that will not be saved
-    recompute: bool = False  # what lies before normalisations and within residual units is computed again
-    norm_context: nn.Context | None = None  # of batch normalisation, where it is not that of the other layers
+    training: bool  # normalise with batch statistics and update the running ones; else use the running ones
+    channel_last: bool = False  # NHWC, else NCHW
+    has_channel_last: bool = False  # the device has NHWC functions; else transposes surround each NHWC layer
+    kernels: str = "nnabla"  # "blas" or "onednn": a float32 graph on the CPU that is not saved
+    recompute: bool = False  # gradient checkpointing before normalisations and inside residual units
+    norm_context: nn.Context | None = None  # for batch normalisation, if not that of the other layers
 
     @property
     def through_python(self) -> bool:
-        """Whether this layer is one of ours; NCHW only."""
+        """Whether layers are the Python functions of `ops.cpu`, which are NCHW only."""
         return self.kernels != "nnabla" and not self.channel_last
 
     @property
@@ -48,6 +49,7 @@ class Mode:
 
     @property
     def wrapped(self) -> bool:
+        """Whether NHWC layers are computed as NCHW layers between two transposes."""
         return self.channel_last and not self.has_channel_last
 
     @property
@@ -56,20 +58,20 @@ class Mode:
         return replace(self, channel_last=False)
 
 
-def he_out(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """N(0, sqrt(2 / (k k out))) for NCHW weights (He et al., 2015, the fan of the output)."""
+def he_out(shape: tuple[int, ...]) -> Float32Array:
+    """N(0, sqrt(2 / (k k out))) for NCHW weights (He et al., 2015, with fan-out)."""
     return np.asarray(
         nnabla.random.prng.normal(0, np.sqrt(2 / (shape[0] * shape[2] * shape[3])), shape), np.float32
     )
 
 
-def uniform_in(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """U(+-1 / sqrt(fan_in)) for NCHW weights, what PyTorch calls its default."""
+def uniform_in(shape: tuple[int, ...]) -> Float32Array:
+    """U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) for NCHW weights, the default of PyTorch."""
     bound = 1 / np.sqrt(shape[1] * shape[2] * shape[3])
     return np.asarray(nnabla.random.prng.uniform(-bound, bound, shape), np.float32)
 
 
-def small_normal(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def small_normal(shape: tuple[int, ...]) -> Float32Array:
     """N(0, 0.001)."""
     return np.asarray(nnabla.random.prng.normal(0, 0.001, shape), np.float32)
 
@@ -79,31 +81,34 @@ def constant(value: float) -> Initialiser:
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
-    """Parameters made in here are zeros without memory, for who wants their shapes: a large network takes seconds to draw."""
-    token = _drawn.set(False)
+def parameters_without_values() -> Iterator[None]:
+    """Inside this context new parameters are not initialised, if only their shapes are needed.
+
+    They are zeros without memory. Random values of a large network take seconds.
+    """
+    token = _initialise.set(False)
     try:
         yield
     finally:
-        _drawn.reset(token)
+        _initialise.reset(token)
 
 
 def _parameter(name: str, shape: tuple[int, ...], init: Initialiser, need_grad: bool = True) -> nn.Variable:
-    return get_parameter_or_create(name, shape, init if _drawn.get() else None, need_grad)
+    return get_parameter_or_create(name, shape, init if _initialise.get() else None, need_grad)
 
 
 def weight(
     scope: str, out_channels: int, in_channels: int, kernel: int, mode: Mode, init: Initialiser
 ) -> nn.Variable:
-    """The parameter `scope`/W in the mode's layout; the values drawn do not depend on the layout."""
+    """The parameter `scope`/W in the mode's layout. Its random initial values do not depend on the layout."""
     first = (out_channels, in_channels, kernel, kernel)
     stored = (out_channels, kernel, kernel, in_channels) if mode.channel_last else first
 
-    def draw(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    def initial_values(shape: tuple[int, ...]) -> Float32Array:
         values = init(first)
         return values.transpose(0, 2, 3, 1) if mode.channel_last else values
 
-    return _parameter(f"{scope}/W", stored, draw)
+    return _parameter(f"{scope}/W", stored, initial_values)
 
 
 def bias(scope: str, channels: int, init: Initialiser) -> nn.Variable:
@@ -114,7 +119,7 @@ def bias(scope: str, channels: int, init: Initialiser) -> nn.Variable:
 def convolve(
     x: nn.Variable, w: nn.Variable, b: nn.Variable | None, mode: Mode, stride: int = 1
 ) -> nn.Variable:
-    """Convolution with "same" padding of an odd kernel."""
+    """Convolution with an odd kernel and "same" padding."""
     if mode.wrapped:
         return _to_last(convolve(_to_first(x), _to_first(w), b, mode.unwrapped, stride))
     pad = w.shape[1 if mode.channel_last else 2] // 2
@@ -133,7 +138,7 @@ def conv(
     init: Initialiser = he_out,
     bias_init: Initialiser | None = None,
 ) -> nn.Variable:
-    """`convolve` with the parameters conv/W and, where bias_init is given, conv/b."""
+    """`convolve` with the parameters conv/W and, if `bias_init` is given, conv/b."""
     w = weight("conv", channels, x.shape[mode.channel_axis], kernel, mode, init)
     b = bias("conv", channels, bias_init) if bias_init is not None else None
     return convolve(x, w, b, mode, stride)
@@ -147,15 +152,15 @@ def norm(
     relu: bool = False,
     gamma: float = 1,
 ) -> nn.Variable:
-    """Batch normalisation over bn/{beta,gamma,mean,var}: eps 1e-5, running average 0.9; plus `shortcut`; then ReLU.
+    """Batch normalisation with bn/{beta,gamma,mean,var}, the sum with `shortcut`, then ReLU if `relu`.
 
-    `gamma`: at the beginning.
+    eps is 1e-5 and the decay of the running statistics 0.9. `gamma`: its initial value.
     """
     axis = mode.channel_axis
     shape = tuple(x.shape[axis] if i == axis else 1 for i in range(4))
     parameters = [
-        _parameter(f"bn/{name}", shape, constant(value), need_grad=learnt)
-        for name, value, learnt in (
+        _parameter(f"bn/{name}", shape, constant(value), need_grad=trainable)
+        for name, value, trainable in (
             ("beta", 0, True),
             ("gamma", gamma, True),
             ("mean", 0, False),
@@ -186,7 +191,7 @@ def conv_norm(
     relu: bool = True,
     gamma: float = 1,
 ) -> nn.Variable:
-    """Convolution without bias, batch normalisation, the sum with `shortcut` and ReLU where asked."""
+    """Convolution without bias, then `norm`."""
     with nn.recompute(mode.recompute):
         h = conv(x, channels, kernel, mode, stride=stride, init=init)
     return norm(h, mode, shortcut=shortcut, relu=relu, gamma=gamma)
@@ -195,7 +200,7 @@ def conv_norm(
 def deconv_norm(
     x: nn.Variable, channels: int, mode: Mode, *, init: Initialiser = small_normal
 ) -> nn.Variable:
-    """Deconvolution 4x4, stride 2, without bias, batch normalisation, ReLU: twice the size."""
+    """Deconvolution 4x4 to twice the size (stride 2, no bias), batch normalisation, ReLU."""
     w = weight("deconv", x.shape[mode.channel_axis], channels, 4, mode, init)
     with nn.recompute(mode.recompute):
         h = _deconvolve(x, w, mode)
@@ -211,7 +216,7 @@ def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
 
 
 def depthwise_upsample(x: nn.Variable, mode: Mode, factor: int = 2) -> nn.Variable:
-    """Deconvolution of every channel by itself, bilinear at the beginning: `factor` times the size, an even number."""
+    """Depthwise deconvolution to `factor` (even) times the size, initialised as bilinear interpolation."""
     w = weight("deconv", x.shape[mode.channel_axis], 1, 2 * factor, mode, bilinear)
     return _depthwise_deconvolve(x, w, mode)
 
@@ -219,16 +224,16 @@ def depthwise_upsample(x: nn.Variable, mode: Mode, factor: int = 2) -> nn.Variab
 def _depthwise_deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
         return _to_last(_depthwise_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
-    channels, stride = w.shape[0], w.shape[2] // 2  # width of the kernel in either layout
+    channels, stride = w.shape[0], w.shape[2] // 2  # axis 2 is a side of the kernel in both layouts
     pad = stride // 2
-    if mode.through_python and mode.kernels == "onednn":  # for a matrix product there is nothing to win here
+    if mode.through_python and mode.kernels == "onednn":  # "blas" is not faster here
         return convolution.deconvolution(x, w, pad=pad, stride=stride, groups=channels, library=mode.kernels)
     steps = {"pad": (pad, pad), "stride": (stride, stride)}
     return F.deconvolution(x, w, **steps, group=channels, channel_last=mode.channel_last)
 
 
-def bilinear(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """NCHW deconvolution weights that interpolate, for a stride of half their side."""
+def bilinear(shape: tuple[int, ...]) -> Float32Array:
+    """NCHW deconvolution weights of bilinear interpolation, for a stride of half their side."""
     side = shape[-1]
     row = 1 - abs(np.arange(side) + 0.5 - side / 2) / (side / 2)
     return np.broadcast_to(np.outer(row, row), shape).astype(np.float32)
@@ -243,12 +248,12 @@ def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) 
 
 
 def upsample_nearest(x: nn.Variable, factor: int, mode: Mode) -> nn.Variable:
-    """Every value as a square of factor x factor."""
+    """Nearest neighbour upsampling: every value becomes a square of factor x factor."""
     return _interpolate(x, factor, "nearest", mode)
 
 
 def upsample_bilinear(x: nn.Variable, factor: int, mode: Mode) -> nn.Variable:
-    """`factor` times the size; values stand at the middle of their cells, and the border's go on outside of it."""
+    """Bilinear upsampling to `factor` times the size, like PyTorch with align_corners=False."""
     return _interpolate(x, factor, "linear", mode)
 
 
@@ -260,9 +265,10 @@ def _interpolate(x: nn.Variable, factor: int, kind: str, mode: Mode) -> nn.Varia
 
 
 def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
-    """uint8 images (B, H, W, 3) through one affine colour matrix each, (B, C, 4), to the network's layout.
+    """Apply one affine colour matrix (B, C, 4) to each of the uint8 images (B, H, W, 3).
 
-    One small matrix product per image does jitter, normalisation, channel order and layout at once.
+    The result has C channels and the mode's layout. One small matrix product per image does jitter,
+    normalisation, channel order and layout.
     """
     b, height, width, _ = images.shape
     c = matrix.shape[1]
@@ -277,7 +283,7 @@ def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
 
 
 def to_first(x: nn.Variable, mode: Mode) -> nn.Variable:
-    """A map in the mode's layout as NCHW."""
+    """A map in the mode's layout, as NCHW."""
     return _to_first(x) if mode.channel_last else x
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terms of keypoint losses on logits and gathered cells; divisors are given, so that ranks can share them."""
+"""Terms of keypoint losses. The divisors are arguments, so that ranks can share them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ def heatmap_focal(
 ) -> nn.Variable:
     """Focal loss of a Gaussian heatmap (Law & Deng, 2018, eq. 1; alpha 2, beta 4), divided by `positives`.
 
-    logits, heatmap: (B, C, h, w); a cell of exactly 1 is a positive. weight: (B,), 0 leaves an image out.
-    Both logarithms come from the logit, so nothing is clamped and no gradient dies at saturated cells.
+    logits, heatmap: (B, C, h, w); a cell of exactly 1 is a positive. weight: (B,); images of weight 0 are
+    ignored. Both logarithms are computed from the logit without clamping, so saturated cells keep their
+    gradients.
     """
     present, absent = F.log_sigmoid(logits), F.log_sigmoid(-1 * logits)
     positive = F.equal_scalar(heatmap, 1)
-    # Factors are added as logarithms (of 0 too: exp makes it 0 again). On the CPU F.mul2 is slow as its broadcasting.
-    hit = F.exp(F.log(positive) + 2 * absent)
-    miss = F.exp(4 * F.log(1 - heatmap) + 2 * present)
-    per_image = _dot(hit, present) + _dot(miss, absent)
+    # Products are sums of logarithms, also of 0 (its exp is 0 again): on the CPU F.mul2 is as slow as its
+    # broadcasting.
+    positive_weight = F.exp(F.log(positive) + 2 * absent)
+    negative_weight = F.exp(4 * F.log(1 - heatmap) + 2 * present)
+    per_image = _dot(positive_weight, present) + _dot(negative_weight, absent)
     return F.sum(per_image * weight) / (-1 * F.maximum_scalar(positives, 1))
 
 
 def _dot(a: nn.Variable, b: nn.Variable) -> nn.Variable:
-    """(B, ...) -> (B,): the sum of a * b of every image."""
+    """(B, ...) -> (B,): the sum of a * b for each image."""
     row, column = F.reshape(a, (a.shape[0], 1, -1)), F.reshape(b, (b.shape[0], -1, 1))
     return F.reshape(F.batch_matmul(row, column), (a.shape[0],))
 
 
 def gather_cells(maps: nn.Variable, index: nn.Variable) -> nn.Variable:
-    """(B, K, h, w) read at cells index (B, M), y * w + x -> (B, M, K)."""
+    """Maps (B, K, h, w) at the cells `index` (B, M), y * w + x -> (B, M, K)."""
     b, k, height, width = maps.shape
     cells = F.gather(F.reshape(maps, (b, k, height * width)), index, axis=2, batch_dims=1)
     return F.transpose(cells, (0, 2, 1))
@@ -42,7 +44,7 @@ def masked_l1(
 ) -> nn.Variable:
     """Sum of |predicted - target| over (B, M, K) where mask (B, M) is 1, divided by 2 * objects + 1e-4.
 
-    The factor 2 (the mean over two coordinates) is in all published losses.
+    All published losses have the factor 2, the mean over two coordinates.
     """
     distance = F.absolute_error(predicted, target)
     per_object = F.sum(distance, axis=2)
@@ -53,18 +55,19 @@ def masked_smooth_l1(
     predicted: nn.Variable, target: nn.Variable, mask: nn.Variable, objects: nn.Variable
 ) -> nn.Variable:
     """Sum of the smooth L1 distance over (B, M, K) where mask (B, M) is 1, divided by objects + 1e-4."""
-    per_object = F.sum(F.huber_loss(predicted, target, 1.0), axis=2) * 0.5  # NNabla's is twice as large
+    # NNabla's Huber loss is twice as large.
+    per_object = F.sum(F.huber_loss(predicted, target, 1.0), axis=2) * 0.5
     return F.sum(per_object * mask) / (objects + 1e-4)
 
 
 def pull_and_push(
     first: nn.Variable, second: nn.Variable, mask: nn.Variable
 ) -> tuple[nn.Variable, nn.Variable]:
-    """How far the two tags of an object are apart, and how close objects are to each other: (B,) and (B,).
+    """Pull and push loss of the tags (Law & Deng, 2018, eq. 4 and 5): (B,) and (B,).
 
-    first, second: (B, M), the tags of the two corners; mask (B, M). Law & Deng, 2018, eq. 4 and 5: the mean over the
-    objects of an image, and over all pairs of two. The published push also has a constant, about 1 in images of one
-    object, which no gradient sees.
+    first, second: (B, M), the tags of the two corners; mask (B, M). Pull is the mean over the objects of an
+    image, push the mean over all pairs of two objects. The published push also has a constant without
+    gradient, about 1 in images of one object.
     """
     count = F.sum(mask, axis=1)
     pull = F.sum(F.squared_error(first, second) * mask, axis=1) * 0.5 / (count + 1e-4)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corner pools (Law and Deng, 2018, section 3.3) and pools of whole lines from NNabla's own functions: any size, layout and device.
+"""Corner pooling (Law and Deng, 2018, section 3.3) and pooling of rows and columns.
 
-`top` looks from each cell down to the last row, `bottom` up to the first, `left` to the right end, `right` to the
-first column; each takes the maximum of what it sees. Of equal values the one farthest away receives the gradient.
+It works for every size, layout and device. `top` takes at each cell the maximum of the cells from it down to
+the last row, `bottom` up to the first row, `left` to the last column and `right` to the first column. Among
+equal values the farthest one receives the gradient.
 """
 
 from __future__ import annotations
@@ -19,17 +20,15 @@ Direction = Literal["top", "bottom", "left", "right"]
 
 
 def corner_pool(x: nn.Variable, direction: Direction, mode: Mode) -> nn.Variable:
-    """The running maximum of a map (B, C, H, W) or (B, H, W, C) towards `direction`, of the same shape."""
+    """Corner pooling of a map (B, C, H, W) or (B, H, W, C). The output has the same shape."""
     vertical, from_end = direction in ("top", "bottom"), direction in ("top", "left")
     if mode.through_python:
         return pooling.running_maximum(x, 2 if vertical else 3, from_end)
     axis = (1 if vertical else 2) if mode.channel_last else (2 if vertical else 3)
     size, reach = x.shape[axis], 1
-    while (
-        reach < size
-    ):  # each cell knows the maximum of `reach` cells; twice as many with those of another one
+    while reach < size:  # each value is the maximum of `reach` cells; every step doubles this number
         low, high = _part(x, axis, 0, size - reach), _part(x, axis, reach, size)
-        # Of equal inputs NNabla's function gives the second the gradient.
+        # If its inputs are equal, F.maximum2 gives the gradient to the second.
         if from_end:
             x = F.concatenate(F.maximum2(low, high), _part(x, axis, size - reach, size), axis=axis)
         else:
@@ -39,7 +38,7 @@ def corner_pool(x: nn.Variable, direction: Direction, mode: Mode) -> nn.Variable
 
 
 def line_pool(x: nn.Variable, vertical: bool, mode: Mode) -> nn.Variable:
-    """The maximum of each column, or row, in all its cells; of the shape of x (Duan et al., 2019, section 3.3)."""
+    """Each cell becomes the maximum of its column, or of its row (Duan et al., 2019, section 3.3)."""
     axis = 2 - mode.channel_last if vertical else 3 - mode.channel_last
     shape = list(x.shape)
     return F.broadcast(F.max(x, axis=axis, keepdims=True), shape)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches -> parameters."""
+"""Training: parameters are learned from batches of images and targets."""

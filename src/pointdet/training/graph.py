@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training graph: built once with fixed shapes, fed by name."""
+"""The training graph of one rank. It is built once, with fixed shapes."""
 
 from __future__ import annotations
 
 import nnabla as nn
 import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import Batch, Float64Array
 from pointdet.config.schema import Config
-from pointdet.detectors.base import Detector
+from pointdet.detectors.common.base import Detector
 from pointdet.ops.cpu.memory import backward_pass
 from pointdet.ops.layers import Mode
 from pointdet.runtime import Runtime
-from pointdet.structures import Batch
 
 
 class TrainingGraph:
-    """Images and targets of one rank's batch -> loss terms, and their gradients."""
+    """Computes the loss terms of one rank's batch, and the gradients of the parameters."""
 
-    def __init__(self, config: Config, detector: Detector, runtime: Runtime, training: bool = True) -> None:
-        """`training` False uses running statistics, so that images do not influence each other."""
+    def __init__(self, config: Config, detector: Detector, runtime: Runtime) -> None:
         batch, height, width = config.train.batch_size, config.input.height, config.input.width
         self.inputs = {
             "image": nn.Variable((batch, height, width, 3)),
@@ -33,9 +31,9 @@ class TrainingGraph:
         self._divisors = {name: nn.Variable(()) for name in detector.loss.divisors}
         half = config.mixed_precision.mixed_precision
         mode = Mode(
-            training,
-            detector.channel_last,
-            runtime.has_channel_last,
+            training=True,
+            channel_last=detector.channel_last,
+            has_channel_last=runtime.has_channel_last,
             kernels=runtime.kernels(half),
             recompute=config.train.recompute,
             norm_context=runtime.norm_context(half),
@@ -52,8 +50,11 @@ class TrainingGraph:
         for term in self.terms.values():
             term.persistent = True
 
-    def forward(self, batch: Batch, divisors: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Feed and run; the terms by name. `divisors` in the loss's order, of all ranks and passes together."""
+    def forward(self, batch: Batch, divisors: Float64Array) -> dict[str, float]:
+        """Compute the loss terms of `batch`, by name.
+
+        `divisors`: one for each name in `loss.divisors`, summed over all ranks and accumulated passes.
+        """
         for name, variable in self.inputs.items():
             variable.data.cast(self._dtypes[name])[...] = batch[name]
         for variable, value in zip(self._divisors.values(), divisors, strict=True):
@@ -62,6 +63,9 @@ class TrainingGraph:
         return {name: float(term.d) for name, term in self.terms.items()}
 
     def backward(self, scale: float, callback: object | None) -> None:
-        """Add this batch's gradients, times `scale`, to the parameters' gradients."""
+        """Add the gradients of this batch, times `scale`, to the gradients of the parameters.
+
+        `callback`: from `Ranks.backward_callback`, or None.
+        """
         with backward_pass():
             self.terms["total"].backward(scale, clear_buffer=True, communicator_callbacks=callback)

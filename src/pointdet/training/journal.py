@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One record per interval or validation -> log line, CSV, TensorBoard and NNabla's monitor files."""
+"""The log of a run, and its numbers as CSV, TensorBoard events and NNabla's monitor files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from pointdet.evaluation.report import write_text
+from pointdet.files import write_text
 
 logger = logging.getLogger("pointdet")
 
-REMEMBERED = 1000  # lines of the log before there is a run folder
+BUFFERED_LINES = 1000  # log lines kept in memory until the run folder exists
 
 
 def log_to_console(rank: int) -> None:
-    """Send the program's log to the console, and remember it for `keep_log`; ranks above 0 only warn."""
+    """Log to the console and buffer the lines for `log_to_file`. Ranks above 0 log warnings only."""
     root = logging.getLogger("pointdet")
     root.propagate = False
     root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -36,11 +36,11 @@ def log_to_console(rank: int) -> None:
     console.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(console)
     if rank == 0:
-        root.addHandler(MemoryHandler(REMEMBERED, flushOnClose=False))
+        root.addHandler(MemoryHandler(BUFFERED_LINES, flushOnClose=False))
 
 
-def keep_log(folder: Path) -> None:
-    """Write what the log said so far, and all it will say, to folder/log.txt."""
+def log_to_file(folder: Path) -> None:
+    """Write the buffered lines of the log, and all later ones, to folder/log.txt."""
     root = logging.getLogger("pointdet")
     file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -54,15 +54,15 @@ def keep_log(folder: Path) -> None:
 
 
 class Journal:
-    """The numbers of a run, written once and readable in three ways.
+    """Writes the numbers of a run in three formats.
 
-    journal.csv has a row for every record, in full precision; monitor/ a series for every number, which
-    ``nnabla_cli plot_series`` draws; events.* are TensorBoard's. What a killed run wrote after its last checkpoint
-    is removed on resume, so every step stands once.
+    journal.csv has one row per record, in full precision. monitor/ has one series file per number, for
+    ``nnabla_cli plot_series``. events.* are for TensorBoard. When a run is resumed, the records after the
+    checkpoint are removed, so that each step occurs once.
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], step: int) -> None:
-        """`columns`: the numbers beside epoch and step. `step`: the updates already done, 0 for a fresh run."""
+        """`columns`: all columns except epoch and step. `step`: updates already done, 0 for a new run."""
         self._columns = ["epoch", "step", *columns]
         self._csv = folder / "journal.csv"
         self._monitor = folder / "monitor"
@@ -85,7 +85,7 @@ class Journal:
             return [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) <= step]
 
     def write(self, epoch: int, step: int, numbers: dict[str, float]) -> None:
-        """One record: the numbers known at the end of update `step`."""
+        """Write one record: numbers that are known after update `step` of the run. Columns may be missing."""
         with self._csv.open("a", newline="", encoding="utf-8") as file:
             row = {"epoch": epoch, "step": step, **{name: repr(float(v)) for name, v in numbers.items()}}
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
@@ -100,7 +100,7 @@ class Journal:
 
 
 def environment(runtime_line: str) -> str:
-    """Device, command and versions of this run, for environment.txt."""
+    """The text of environment.txt: device, Python version, command line and versions of all packages."""
     versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
     lines = [
         runtime_line,

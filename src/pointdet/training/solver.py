@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients -> parameters: Adam, learning rate, weight decay, clipping, loss scale, moving average."""
+"""The update of the parameters: Adam, learning rate, weight decay, gradient clipping, loss scale."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import numpy as np
 
 from pointdet.config import schema
 from pointdet.errors import PointDetError
-from pointdet.ops.cpu.update import BlockedAdam, follow
+from pointdet.ops.cpu.update import BlockedAdam
+from pointdet.weights import h5_file
+from pointdet.weights.fit import fit
 
-# So many skipped steps in a row are no overflow of half precision any more.
-MAX_SKIPS = 30
+MAX_SKIPS = 30  # this many skipped steps in a row end the training
 
 
-def learning_rate(settings: schema.LearningRate, num_epochs: int, iterations: int, step: int) -> float:
-    """The rate of update `step` (from 0) when an epoch has `iterations` updates."""
+def learning_rate(settings: schema.LearningRateConfig, num_epochs: int, iterations: int, step: int) -> float:
+    """The learning rate of update `step`, counted from 0. `iterations`: updates per epoch."""
     epoch = step / iterations
     if epoch < settings.warmup_epochs:
         return settings.base_lr * (step + 1) / math.ceil(settings.warmup_epochs * iterations)
@@ -34,9 +35,9 @@ def learning_rate(settings: schema.LearningRate, num_epochs: int, iterations: in
 
 
 class LossScale:
-    """The factor that keeps half gradients within range (Micikevicius et al., 2018, section 3.2)."""
+    """The factor that keeps gradients within the range of half (Micikevicius et al., 2018, section 3.2)."""
 
-    def __init__(self, settings: schema.MixedPrecision) -> None:
+    def __init__(self, settings: schema.MixedPrecisionConfig) -> None:
         self.value = settings.loss_scaling if settings.mixed_precision else 1.0
         self.dynamic = settings.mixed_precision and settings.use_dynamic_loss_scaling
         self._interval = settings.loss_scaling_interval
@@ -45,7 +46,7 @@ class LossScale:
         self.skips_in_a_row = 0
 
     def update(self, overflow: bool) -> None:
-        """Tell the outcome of a step: halve on overflow, double after an interval without."""
+        """Count a step. Halve the scale after an overflow, double it after an interval without overflow."""
         if overflow:
             self.skipped_steps += 1
             self.skips_in_a_row += 1
@@ -73,49 +74,48 @@ class LossScale:
 
 
 class Solver:
-    """Updates the learnt parameters in place; all state is float32 and can be saved.
+    """Updates the trainable parameters in place. The solver state is float32 and can be saved.
 
-    A step is: `begin`, any number of backward passes with `loss_scale.value`, the sum over the ranks, `update`.
+    A step consists of `begin`, one or more backward passes scaled by `loss_scale.value`, the sum of the
+    gradients over the ranks, and `update`.
     """
 
     def __init__(
         self,
-        train: schema.Train,
-        precision: schema.MixedPrecision,
+        train: schema.TrainConfig,
+        precision: schema.MixedPrecisionConfig,
         parameters: dict[str, nn.Variable],
         in_blocks: bool = False,
     ) -> None:
-        """`in_blocks`: update through `ops.cpu`, for parameters on the CPU."""
+        """`in_blocks`: use the functions of `ops.cpu` (CPU only)."""
         self.loss_scale = LossScale(precision)
         self._mixed = precision.mixed_precision
         self._train = train
         self._parameters = parameters
-        learnt = {name: v for name, v in parameters.items() if v.need_grad}
-        self._gradients = [v.grad for v in learnt.values()]
+        trainable = {name: v for name, v in parameters.items() if v.need_grad}
+        self._gradients = [v.grad for v in trainable.values()]
         self._adam = S.Adam()
-        self._adam.set_parameters(learnt)
-        # A forward pass that overflows ruins running statistics for good; a skipped step must leave no trace.
+        self._adam.set_parameters(trainable)
+        # A forward pass that overflows also spoils the running statistics. A skipped step restores them.
         self._statistics = [v.data for v in parameters.values() if not v.need_grad] if self._mixed else []
         self._statistics_before = [nn.NdArray(a.shape) for a in self._statistics]
         self._blocked = BlockedAdam(self._adam) if in_blocks else None
-        self._newest = {name: v.data for name, v in parameters.items()} if train.ema_decay else {}
-        self._average = {name: _copy(array) for name, array in self._newest.items()}
-        self._moves = None if in_blocks else _moves(self._average, self._newest, train.ema_decay)
 
     @property
     def gradients(self) -> list[nn.NdArray]:
         return self._gradients
 
     def begin(self) -> None:
-        """Forget the gradients of the last step."""
+        """Set the gradients to zero. With mixed precision, also back up the running statistics."""
         self._adam.zero_grad()
         for before, now in zip(self._statistics_before, self._statistics, strict=True):
             before.copy_from(now)
 
     def update(self, lr: float) -> bool:
-        """Apply the gradients, which are summed over ranks and still scaled. False: overflow, step skipped.
+        """Apply the gradients: summed over the ranks, and still multiplied by the loss scale.
 
-        Errors: PointDetError when nothing but overflows comes.
+        Returns False if they overflowed and the step was skipped. Errors: PointDetError after MAX_SKIPS
+        skipped steps in a row.
         """
         if self._mixed:
             overflow = self._adam.check_inf_or_nan_grad()
@@ -142,67 +142,50 @@ class Solver:
         else:
             self._adam.set_learning_rate(lr)
             self._adam.update()
-        self._follow()
         return True
 
-    def _follow(self) -> None:
-        """Running statistics are averaged too: they must belong to the averaged weights, not to the newest."""
-        if self._moves is not None:
-            self._moves.forward()
-            return
-        for name, newest in self._newest.items():
-            follow(self._average[name], newest, self._train.ema_decay)
-
     def not_finite(self) -> str | None:
-        """The first parameter or running statistic that holds a NaN or an infinity, by name."""
+        """The name of the first parameter or running statistic that contains NaN or infinity, or None."""
         with nn.auto_forward():
             for name, parameter in self._parameters.items():
-                if not math.isfinite(float(F.sum(parameter.data).data)):  # nothing hides them in a sum
+                # A sum over NaN or infinity is not finite.
+                if not math.isfinite(float(F.sum(parameter.data).data)):
                     return name
         return None
 
-    def averaged(self) -> dict[str, nn.NdArray]:
-        """The moving average of every parameter; empty when train.ema_decay is 0."""
-        return self._average
-
     def save(self, path: Path) -> None:
-        """Adam's moments and counter, an .h5 file of NNabla's."""
+        """Write Adam's moments and step counters to an .h5 file, in NNabla's format."""
         if self._blocked is not None:
             self._blocked.write_states()
         self._adam.save_states(str(path))
 
-    def load(self, path: Path) -> None:
-        """What `save` wrote. Errors: PointDetError for a file that is broken or of another network."""
-        try:
-            self._adam.load_states(str(path))
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
-            raise PointDetError(
-                f"{path} is not a whole solver state ({str(error).splitlines()[0]}); resume from another checkpoint"
-            ) from None
+    def load(self, path: Path, channel_last: bool) -> None:
+        """Read a file of `save`. It may be of the same network in the other layout or with other input
+        channels.
+
+        Errors: PointDetError when the file is damaged or belongs to another network.
+        """
+        stored, states = h5_file.read(path), self._adam.get_states()
+        for kind in ("mean", "var"):
+            suffix = f"/{kind}"
+            moments = {n.removesuffix(suffix): a for n, a in stored.items() if n.endswith(suffix)}
+            report = fit(moments, {n: state.pstate[kind] for n, state in states.items()}, channel_last)
+            if report.skipped or report.new or report.unused:
+                first = (*report.skipped, *report.new, *report.unused)[0]
+                raise PointDetError(
+                    f"{path} is not the solver state of this network (first: {first}); resume from another checkpoint"
+                )
+        for name, state in states.items():
+            if f"{name}/t" not in stored:
+                raise PointDetError(f"{path} lacks {name}/t; resume from another checkpoint")
+            state.t = int(stored[f"{name}/t"])
+        self._adam.set_states(states)
         if self._blocked is not None:
             self._blocked.read_states()
 
 
-def _copy(array: nn.NdArray) -> nn.NdArray:
-    copy = nn.NdArray(array.shape)
-    copy.copy_from(array)
-    return copy
-
-
-def _moves(
-    averages: dict[str, nn.NdArray], newest: dict[str, nn.NdArray], decay: float
-) -> nn.Variable | None:
-    """The graph whose forward pass moves the averages."""
-    moves = []
-    for name, array in averages.items():
-        average, new = nn.Variable(array.shape), nn.Variable(array.shape)
-        average.data, new.data = array, newest[name]
-        moves.append(F.assign(average, average * decay + new * (1 - decay)))
-    return F.sink(*moves) if moves else None
-
-
 def gradient_norm(gradients: list[nn.NdArray]) -> float:
-    """The Euclidean norm of all gradients together."""
+    """The Euclidean norm of all gradients, as one vector."""
     with nn.auto_forward():
         squares = [F.sum(F.mul2(g, g)) for g in gradients]
     return float(np.sqrt(sum(float(s.data) for s in squares)))

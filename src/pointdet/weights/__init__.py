@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and naming of parameters that come from elsewhere."""
+"""Parameter files: checkpoints, NNabla's .h5 files, and the files of other systems."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes of COCO and VOC in the order of their labels, and those of a text file."""
+"""The class names of COCO and VOC in the order of their labels, and class names from a text file."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ VOC = (
 
 
 def of_count(count: int) -> tuple[str, ...] | None:
-    """The classes of the published networks with so many, COCO's 80 and VOC's 20."""
+    """The class names of published networks with `count` classes: COCO for 80, VOC for 20, otherwise None."""
     return {len(COCO): COCO, len(VOC): VOC}.get(count)
 
 
 def named(text: str) -> tuple[str, ...]:
-    """ "coco", "voc", or a text file with a name on each line. Errors: PointDetError for another file."""
+    """The class names of "coco", "voc", or a text file with one name per line.
+
+    Errors: PointDetError if the file cannot be read, is empty or has a name twice.
+    """
     if text in ("coco", "voc"):
         return COCO if text == "coco" else VOC
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise PointDetError(
-            f"--classes {text} is neither coco, voc nor a text file; write one class name on each line of it"
+            f"--classes {text} is neither coco, voc nor a text file; give a file with one class name per line"
         ) from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not names or len(set(names)) < len(names):
-        raise PointDetError(f"{text} names no class or one class twice; write one name on each line")
+        raise PointDetError(f"{text} names no class or one class twice; write one name per line")
     return names

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored arrays -> a network's parameters: layout and input channels are converted, everything else must fit."""
+"""Copy stored arrays into the parameters of a network. Layout and number of input channels are converted."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass
 import nnabla as nn
 import numpy as np
 
-from pointdet.errors import PointDetError
-from pointdet.weights.h5_file import Arrays
+from pointdet.arrays import Arrays
+from pointdet.errors import PointDetError, first_few
 
-# The ImageNet classifier that the published NNabla files carry along; no detector has one.
+# The ImageNet classifier in the published NNabla files. No detector uses it.
 CLASSIFIER = "fc/"
+MAX_NAMES = 6  # parameters that each line of a report names
 STEM = "conv1/conv/W"  # the first convolution of every backbone
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the arrays of a file."""
+    """Which arrays of a file were copied."""
 
-    kept: tuple[str, ...]  # in the file and in the network
-    skipped: tuple[str, ...]  # in the file, of another shape than the network's; with the shapes
-    new: tuple[str, ...]  # in the network only: keep their fresh values
-    unused: tuple[str, ...]  # in the file only
+    kept: tuple[str, ...]  # in the file and in the network, with the same shape: copied
+    skipped: tuple[str, ...]  # in both, with different shapes: not copied; the text has the shapes
+    new: tuple[str, ...]  # only in the network: they keep their initial values
+    unused: tuple[str, ...]  # only in the file
 
     def describe(self) -> str:
         """The report as a few lines."""
@@ -34,12 +35,12 @@ class Report:
             ("not in this network", self.unused),
         ):
             if names:
-                text += f"\n  {title}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+                text += f"\n  {title}: {first_few(names, MAX_NAMES)}"
         return text
 
 
 def is_channel_last(arrays: Arrays) -> bool:
-    """Whether the arrays come from an NHWC network, seen at their batch normalisation."""
+    """Whether the arrays are in NHWC, by the shape of a batch normalisation."""
     for name, array in arrays.items():
         if name.endswith("bn/beta"):
             return array.ndim == 4 and array.shape[1] == 1 and array.shape[3] > 1
@@ -47,7 +48,7 @@ def is_channel_last(arrays: Arrays) -> bool:
 
 
 def converted(arrays: Arrays, channel_last: bool) -> Arrays:
-    """The arrays in NHWC or NCHW, whatever they came in."""
+    """The arrays in NHWC (channel_last) or NCHW. Their present layout is detected."""
     if is_channel_last(arrays) == channel_last:
         return arrays
     order = (0, 2, 3, 1) if channel_last else (0, 3, 1, 2)
@@ -55,7 +56,7 @@ def converted(arrays: Arrays, channel_last: bool) -> Arrays:
 
 
 def fit(arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool) -> Report:
-    """Copy every array that fits into the parameter of its name and tell about the others."""
+    """Copy every array whose name and shape fit into its parameter, and report the others."""
     arrays = converted(arrays, channel_last)
     if STEM in parameters:
         arrays = with_input_channels(arrays, parameters[STEM].shape[3 if channel_last else 1], channel_last)
@@ -65,7 +66,7 @@ def fit(arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool) 
             continue
         array = arrays[name]
         if array.shape == variable.shape:
-            variable.data.cast(np.float32)[...] = array  # fresh parameters may still be of another type
+            variable.data.cast(np.float32)[...] = array  # new parameters may still have another type
             kept.append(name)
         else:
             skipped.append(f"{name} {array.shape} for {variable.shape}")
@@ -77,26 +78,31 @@ def fit(arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool) 
 def fit_all(
     arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool, class_bias: str, source: str
 ) -> None:
-    """`fit`, where every parameter must get its array.
+    """As `fit`, but every parameter must have an array that fits.
 
-    class_bias: path of the parameter with one number per class. Errors: PointDetError with the first misfit.
+    class_bias: path of a parameter with one value per class. source: file name for the error message.
+    Errors: PointDetError, which names the first parameter that does not fit.
     """
     report = fit(arrays, parameters, channel_last)
     if class_bias in arrays and arrays[class_bias].shape != parameters[class_bias].shape:
         raise PointDetError(
-            f"{source} was trained for {len(arrays[class_bias])} classes, but {parameters[class_bias].shape[0]} are "
-            "asked; give the class names it was trained with, or train on from it (main.py --checkpoint)"
+            f"{source} was trained for {len(arrays[class_bias])} classes, but "
+            f"{parameters[class_bias].shape[0]} are requested; give the class names it was trained with, or "
+            "fine-tune it (main.py --checkpoint)"
         )
     if report.skipped or report.new:
         first = report.skipped[0] if report.skipped else f"{report.new[0]} is missing"
         raise PointDetError(
-            f"{source} does not fit this network in {len(report.skipped) + len(report.new)} parameters (first: "
-            f"{first}); check arch, num_layers and width"
+            f"{source} does not fit this network in {len(report.skipped) + len(report.new)} parameters "
+            f"(first: {first}); check arch, num_layers and width"
         )
 
 
 def with_input_channels(arrays: Arrays, channels: int, channel_last: bool) -> Arrays:
-    """The arrays of the same network for images of 3 or 4 channels; the fourth channel of an image is always zero."""
+    """The arrays with a first convolution for images of 3 or 4 channels.
+
+    The fourth channel of an image is always zero; its weights are zero or are removed.
+    """
     axis = 3 if channel_last else 1
     if STEM not in arrays or arrays[STEM].shape[axis] not in (3, 4) or arrays[STEM].shape[axis] == channels:
         return arrays

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NNabla's parameter files (.h5): one dataset for each path, with the attributes index and need_grad."""
+"""NNabla's parameter files (.h5): one dataset per parameter, with the attributes index and need_grad."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
-from pointdet.errors import PointDetError
-
-Arrays = dict[str, npt.NDArray[np.float32]]
+from pointdet.arrays import Arrays, Float32Array
+from pointdet.errors import PointDetError, last_line
 
 
 def read(path: Path) -> Arrays:
-    """The arrays by path, in the order they were written. Errors: PointDetError for anything but a whole file."""
+    """Read the arrays by parameter path, in the order in which they were written.
+
+    Errors: PointDetError if the file is missing, incomplete or has no parameters.
+    """
     if not path.is_file():
         raise PointDetError(f"there is no parameter file {path}; give an existing .h5 file")
-    found: list[tuple[int, str, npt.NDArray[np.float32]]] = []
+    found: list[tuple[int, str, Float32Array]] = []
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
@@ -32,7 +33,7 @@ def read(path: Path) -> Arrays:
             file.visititems(visit)
     except (OSError, RuntimeError) as error:
         raise PointDetError(
-            f"{path} is not a whole .h5 file ({str(error).splitlines()[0]}); copy or download it again"
+            f"{path} is not a whole .h5 file ({last_line(error)}); copy or download it again"
         ) from None
     if not found:
         raise PointDetError(
@@ -41,12 +42,12 @@ def read(path: Path) -> Arrays:
     return {name: array for _, name, array in sorted(found, key=lambda entry: entry[0])}
 
 
-def write(path: Path, parameters: Mapping[str, tuple[npt.NDArray[np.float32], bool]]) -> None:
-    """Write name -> (array, whether it is learnt)."""
-    content = io.BytesIO()  # HDF5 gets into a muddle when the disk is full
+def write(path: Path, parameters: Mapping[str, tuple[Float32Array, bool]]) -> None:
+    """Write parameters, which maps a path to (array, need_grad). Errors: OSError if the disk is full."""
+    content = io.BytesIO()  # HDF5 cannot close a file on a full disk, so it writes to memory
     with h5py.File(content, "w") as file:
-        for index, (name, (array, learnt)) in enumerate(parameters.items()):
+        for index, (name, (array, need_grad)) in enumerate(parameters.items()):
             dataset = file.create_dataset(name, data=np.asarray(array, np.float32))
             dataset.attrs["index"] = index
-            dataset.attrs["need_grad"] = learnt
+            dataset.attrs["need_grad"] = need_grad
     path.write_bytes(content.getbuffer())

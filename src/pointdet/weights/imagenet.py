@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backbones that PyTorch code trained on ImageNet, for a network that may be fed another colour order."""
+"""ImageNet backbones from PyTorch, converted to our parameter paths and our colour order."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from pointdet.arrays import Arrays
 from pointdet.weights.fit import STEM
-from pointdet.weights.h5_file import Arrays
 from pointdet.weights.naming.catalogue import imagenet, to_ours
 
 
 def from_torch(arrays: Arrays, arch: str, colour_order: str) -> Arrays:
-    """The backbone's arrays under our names, NCHW, for `input.colour_order`; `arrays` are under their published keys.
+    """Convert the arrays of a published backbone, by their keys, to arrays by our parameter paths, in NCHW.
 
-    The files expect RGB. They also expect ImageNet's mean and standard deviation, which are left to `input.mean` and
-    `input.std`: where those are COCO's, training makes up for the difference.
+    The published files expect RGB. For colour_order "bgr" the input channels of the first convolution are
+    reversed. The files also expect ImageNet's mean and standard deviation; these are not converted. If
+    `input.mean` and `input.std` differ from them, fine-tuning adapts the parameters.
     """
     ours = to_ours(arrays, imagenet(arch, bottleneck="layer1.0.conv3.weight" in arrays))
     if colour_order == "bgr" and STEM in ours:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named arrays in the files that any program reads: safetensors and NumPy's .npz."""
+"""Named arrays in safetensors files and NumPy's .npz files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pointdet.arrays import Arrays
 from pointdet.errors import PointDetError
-from pointdet.weights.h5_file import Arrays
+from pointdet.files import replacing
 
 SUFFIXES = (".safetensors", ".npz")
 
 
 def read(path: Path) -> Arrays:
-    """The arrays by name as float32. Errors: PointDetError for anything but a whole file."""
+    """Read the arrays by name as float32. Errors: PointDetError if the file is missing or incomplete."""
     if not path.is_file():
         raise PointDetError(f"there is no weight file {path}; give an existing file")
     try:
@@ -34,21 +35,17 @@ def read(path: Path) -> Arrays:
         ) from None
 
 
-def write(path: Path, arrays: Arrays, notes: Mapping[str, str]) -> None:
-    """Write the arrays; the notes have a place in safetensors alone. The file appears whole or not at all.
+def write(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Write the arrays. `metadata` is written to safetensors only; .npz has no metadata.
 
-    Errors: PointDetError when the disk is full or may not be written.
+    Errors: PointDetError if the file cannot be written, for example because the disk is full.
     """
-    writing = path.with_name(f".writing.{path.name}")
-    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with replacing(path) as writing:
         if path.suffix == ".npz":
-            np.savez(writing, **whole)
-        else:
-            save_file(whole, writing, {"format": "pt", **notes})
-        writing.rename(path)
-    except (OSError, SafetensorError) as error:
-        if writing.exists():
-            writing.unlink()
-        raise PointDetError(f"cannot write {path} ({error}); free space or choose another place") from None
+            np.savez(writing, **contiguous)
+            return
+        try:
+            save_file(contiguous, writing, {"format": "pt", **metadata})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one must know of the parameter files published for NNabla's CenterNet example (.h5)."""
+"""Exchanged heads in the parameter files (.h5) that were published for NNabla's CenterNet example."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Literal
 
 import numpy as np
 
+from pointdet.arrays import Arrays
 from pointdet.errors import PointDetError
-from pointdet.weights.h5_file import Arrays
 
 SwapHeads = Literal["ask", "yes", "no"]
 
 
 def unswapped(arrays: Arrays, path: Path, swap_heads: SwapHeads) -> Arrays:
-    """The arrays of the file `path` with every head under its own name.
+    """The arrays of the file `path` with the size and offset heads under their own names.
 
-    Errors: PointDetError where two heads look exchanged and nobody said what to do.
+    Errors: PointDetError if the heads seem to be exchanged and `swap_heads` is "ask".
     """
     if swap_heads == "ask" and heads_look_swapped(arrays):
         raise PointDetError(
-            f"{path} seems to hold its size and offset heads exchanged, as files older than February 2023 do; add "
-            "--swap_heads yes to exchange them, or --swap_heads no to load it as it is"
+            f"the size and offset heads of {path} seem to be exchanged, as in files before February 2023; "
+            "add --swap_heads yes to exchange them, or --swap_heads no to load it unchanged"
         )
     return with_swapped_heads(arrays) if swap_heads == "yes" else arrays
 
@@ -30,8 +30,8 @@ def unswapped(arrays: Arrays, path: Path, swap_heads: SwapHeads) -> Arrays:
 def with_swapped_heads(arrays: Arrays) -> Arrays:
     """The arrays with the size and offset heads exchanged.
 
-    Until February 2023 the example stored its heads in one order and read them in another, so that the file's
-    ``reg_*`` holds the size and ``wh_*`` the offset.
+    Until February 2023 the example stored its heads in one order and read them in another. In files of that
+    time ``reg_*`` is the size head and ``wh_*`` the offset head.
     """
     other = {"reg_": "wh_", "wh_": "reg_"}
     swapped: Arrays = {}
@@ -42,9 +42,9 @@ def with_swapped_heads(arrays: Arrays) -> Arrays:
 
 
 def heads_look_swapped(arrays: Arrays) -> bool:
-    """Whether the offset head gives larger numbers than the size head, which a trained network never does.
+    """Whether the weights and biases of the offset head's last layer are larger than those of the size head.
 
-    Offsets lie in [0, 1), sizes are several cells; the weights and biases of the last layers show it.
+    In a trained network they are smaller, because offsets are in [0, 1) and sizes are several cells.
     """
     if not {"reg_final/conv/W", "reg_final/conv/b", "wh_final/conv/W", "wh_final/conv/b"} <= set(arrays):
         return False

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The systems whose published parameters we read: how their keys look, and how their networks were fed and tested.
+"""Recognise by the keys of a parameter file which system wrote it, and the settings that its network needs.
 
-The parts of a network are recognised one by one, so that whatever `naming.catalogue.official` names is known again.
+The backbone and the heads are recognised independently, so that every combination with names in
+`naming.catalogue.official` is recognised.
 """
 
 from __future__ import annotations
@@ -11,23 +12,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pointdet.arrays import Arrays
 from pointdet.backbones.resnet import STAGES
-from pointdet.config.schema import Model
-from pointdet.weights.h5_file import Arrays
+from pointdet.config.schema import ModelConfig
 from pointdet.weights.naming import cornernet, ctdet, mmdetection, resnet
 from pointdet.weights.naming.catalogue import official
-from pointdet.weights.naming.names import Names, below
+from pointdet.weights.naming.names import Names, prefixed
 
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = dict[str, Any]
 
-# Keys of parameters that nothing reads: counters of batches, classifiers of ImageNet, projections of DLA's levels of
-# two trees, and mmdetection's merge behind the last hourglass.
-DEAD = re.compile(
-    r".*num_batches_tracked|(base\.|backbone\.)?fc\..*|fc/.*|base\.level[34]\.project\..*|backbone\.inters\..*"
+# Keys of parameters that the published network does not use for its output either: batch counters, ImageNet
+# classifiers, projections of DLA levels 3 and 4, and mmdetection's merge layers after the last hourglass.
+UNUSED = re.compile(
+    r".*num_batches_tracked|(base\.|backbone\.)?fc\..*|fc/.*|base\.level[34]\.project\..*"
+    r"|backbone\.inters\..*"
 )
 
-# ImageNet's statistics, of RGB. Official CenterNet, its NNabla port and simple CornerNet feed BGR all the same for VOC.
+# ImageNet's mean and standard deviation in RGB order. For VOC official CenterNet, its NNabla port and simple
+# CornerNet use them for BGR images, also in this order.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RGB = {**IMAGENET, "colour_order": "rgb"}
 VOC_CLASSES = 20
@@ -61,18 +64,18 @@ VOC_DATA = {
 
 @dataclass(frozen=True)
 class System:
-    """What a file of parameters is."""
+    """The system that wrote a parameter file."""
 
     title: str
-    names: Names | None  # None: the file has our own names
+    names: Names | None  # None: the file has our parameter paths
     classes: int
-    settings: Settings  # sections of a configuration
-    published: bool = False  # its numbers were measured as the option `published` of a detector decodes
-    completed: Callable[[Arrays], Arrays] = dict  # adds, under our names, what its network does without
+    settings: Settings  # configuration: section -> values
+    published: bool = False  # the published results need the detector's option `published`
+    complete: Callable[[Arrays], Arrays] = dict  # adds parameters that our network has and theirs does not
 
 
 def recognise(shapes: Shapes) -> System | None:
-    """The system whose keys these are; None where it is none of ours."""
+    """The system of a file with these keys and shapes, or None if it is unknown."""
     for known in (_mmdetection_cornernet, _mmdetection_ctdet, _official, _nnabla):
         if system := known(shapes):
             return system
@@ -85,19 +88,19 @@ def _official(shapes: Shapes) -> System | None:
     if model is None:
         return None
     index = ".0.0.conv" if model["arch"] == "hourglass" else ".0.conv"
-    first = {
+    detectors = {
         f"ct_heats{index}": "triplet",
         f"tl_heats{index}": "cornernet",
         "hmap_tl.0.0.conv": "cornernet",
         "hm.0.0.conv": "ctdet",
         "hm.0": "ctdet",
     }
-    layer = next((layer for layer in first if f"{layer}.weight" in shapes), None)
+    layer = next((layer for layer in detectors if f"{layer}.weight" in shapes), None)
     if layer is None:
         return None
-    detector, simple = first[layer], layer.startswith("hmap")
-    names = official(Model(**model), detector)
-    names = names.respelt(*cornernet.SIMPLE) if simple else names
+    detector, simple = detectors[layer], layer.startswith("hmap")
+    names = official(ModelConfig(**model), detector)
+    names = names.renamed(*cornernet.SIMPLE) if simple else names
     classes, model["head_channels"] = _heads(shapes, names)
     if neck := shapes.get("necks.0.conv.weight" if model["arch"] == "hourglass" else "cnvs.conv.weight"):
         model["feature_channels"] = neck[0]
@@ -105,9 +108,9 @@ def _official(shapes: Shapes) -> System | None:
     if detector == "ctdet":
         settings |= {"input": _ctdet_input(classes), "test": {"keep_resolution": classes != VOC_CLASSES}}
     else:
-        # 511 pixels are one too few for any other backbone.
-        feeding = CORNERS_INPUT if model["arch"] == "hourglass" else {"height": 512, "width": 512}
-        settings["input"] = feeding | (IMAGENET if classes == VOC_CLASSES else {})
+        # Only hourglasses can use 511 pixels; other backbones need a multiple of their stride.
+        size = CORNERS_INPUT if model["arch"] == "hourglass" else {"height": 512, "width": 512}
+        settings["input"] = size | (IMAGENET if classes == VOC_CLASSES else {})
         settings["test"] = CORNERS_TEST | {"flip": not simple}
     if simple:
         settings["detector"]["merge_exponent"] = 10
@@ -119,10 +122,14 @@ def _mmdetection_cornernet(shapes: Shapes) -> System | None:
     if "bbox_head.tl_heat.0.0.conv.weight" not in shapes:
         return None
     model = {"arch": "hourglass", "num_layers": _hourglass(shapes, "backbone.hourglass_modules")}
-    names = official(Model(**model), "cornernet").respelt(*mmdetection.CORNERNET)
+    names = official(ModelConfig(**model), "cornernet").renamed(*mmdetection.CORNERNET)
     classes, model["head_channels"] = _heads(shapes, names)
-    feeding = CORNERS_INPUT | RGB
-    settings = {"model": model, "detector": {"name": "cornernet"}, "input": feeding, "test": CORNERS_TEST}
+    settings = {
+        "model": model,
+        "detector": {"name": "cornernet"},
+        "input": CORNERS_INPUT | RGB,
+        "test": CORNERS_TEST,
+    }
     return System("mmdetection's CornerNet", names, classes, settings)
 
 
@@ -131,8 +138,8 @@ def _mmdetection_ctdet(shapes: Shapes) -> System | None:
         return None
     third = "backbone.layer1.0.conv3.weight"
     model = {"arch": "resdcn", "num_layers": _resnet(shapes, r"backbone\.layer{}\.(\d+)\.", third)}
-    trunk = below("backbone.", resnet.trunk(bottleneck=third in shapes))
-    heads = Names(ctdet.heads(0)).respelt(*mmdetection.CTDET_HEADS).rules
+    trunk = prefixed("backbone.", resnet.trunk(bottleneck=third in shapes))
+    heads = Names(ctdet.heads(0)).renamed(*mmdetection.CTDET_HEADS).rules
     names = Names(trunk + mmdetection.UPSAMPLING + heads)
     classes, model["head_channels"] = _heads(shapes, names)
     settings = {
@@ -141,12 +148,11 @@ def _mmdetection_ctdet(shapes: Shapes) -> System | None:
         "input": {"height": 512, "width": 512, **RGB},
         "test": {"keep_resolution": True},
     }
-    completed = mmdetection.with_what_has_no_effect
-    return System("mmdetection's CenterNet", names, classes, settings, completed=completed)
+    return System("mmdetection's CenterNet", names, classes, settings, complete=mmdetection.complete)
 
 
 def _nnabla(shapes: Shapes) -> System | None:
-    """The CenterNet example of NNabla, in either layout."""
+    """The CenterNet example of NNabla, in NCHW or NHWC."""
     if "hm_final/conv/b" not in shapes:
         return None
     if "up16/up/conv/W" in shapes:
@@ -161,14 +167,14 @@ def _nnabla(shapes: Shapes) -> System | None:
 
 
 def _ctdet_input(classes: int) -> Settings:
-    """What official CenterNet and the NNabla example feed."""
+    """The input of official CenterNet and of the NNabla example."""
     if classes == VOC_CLASSES:
         return {"height": 384, "width": 384, **IMAGENET}
     return {"height": 512, "width": 512}
 
 
 def _backbone(shapes: Shapes) -> Settings | None:
-    """The section `model` of a network that is named as the official ones, as far as the backbone tells."""
+    """The section `model` by the backbone's keys, for networks with official names; None if unknown."""
     if "kps.0.low1.0.conv1.weight" in shapes:
         levels = min(max(1, *(key.count("low2.") for key in shapes)), 5)
         return {"arch": "hourglass", "num_layers": _hourglass(shapes, "kps"), "hourglass_levels": levels}
@@ -187,14 +193,15 @@ def _backbone(shapes: Shapes) -> Settings | None:
 
 
 def _hourglass(shapes: Shapes, module: str) -> int:
-    """num_layers, from the number of stacks."""
+    """num_layers by the number of stacks."""
     return 104 if any(key.startswith(f"{module}.1.") for key in shapes) else 52
 
 
 def _resnet(shapes: Shapes, unit: str, third: str) -> int:
-    """num_layers, from the units of each stage; 18 where there is no such network, and then its keys do not fit.
+    """num_layers by the number of units in each stage.
 
-    unit: how keys of a stage's units begin; third: the third convolution of the first one, which bottlenecks have.
+    unit: pattern of the keys of a stage's units. third: key of a third convolution, which only bottlenecks
+    have. Returns 18 if no ResNet has these units; the report then lists the keys that do not fit.
     """
     counts = tuple(
         len({found[1] for key in shapes if (found := re.match(unit.format(stage), key))})
@@ -204,7 +211,7 @@ def _resnet(shapes: Shapes, unit: str, third: str) -> int:
 
 
 def _heads(shapes: Shapes, names: Names | None) -> tuple[int, int]:
-    """Number of classes, channels of the heads; 1 where the file does not tell."""
+    """Number of classes and of head channels; 1 if the file has no bias of the layer."""
     found = {"final": 1, "conv1": 1}
     for key, shape in shapes.items():
         layer = re.search(r"(?:hm|heatmap)_(final|conv1)/conv/b$", (names.ours(key) if names else key) or "")

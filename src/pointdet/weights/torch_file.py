@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's weight files (.pth, .pkl, .t7, ...), read without PyTorch; nothing in them is ever run."""
+"""Reader of PyTorch weight files (.pth, .pkl, .t7, ...). It needs no PyTorch and runs no code of the file."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from pointdet.errors import PointDetError
 from pointdet.weights.torch_pickle import KINDS, Dict, Pickles, Tensor, broken
 
 if TYPE_CHECKING:
-    from pointdet.weights.h5_file import Arrays
+    from pointdet.arrays import Arrays
 
 WRAPPERS = ("state_dict", "model", "net")
-MAX_WRAPPERS = 4  # one in another; a dict may hold itself
-MAX_DIRECTORY = 1 << 22  # bytes; a zip file's list of contents, of which zipfile makes ten times as much
+MAX_WRAPPERS = 4  # nested ones; a dict may contain itself
+MAX_DIRECTORY = 1 << 22  # bytes of a zip directory, for which zipfile needs ten times as much memory
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the legacy layout
 
-Layout = tuple[Any, Callable[[str], memoryview], str]  # unpickled content, the bytes of a storage, byte order
+Layout = tuple[
+    Any, Callable[[str], memoryview], str
+]  # unpickled content, key -> bytes of a storage, byte order
 
 
 def read(path: Path) -> Arrays:
     """The tensors by name as float32, in the order of the file.
 
-    The state dict may lie in `state_dict`, `model` or `net`; a leading `module.` is taken from the names.
-    Tensors of float32 are read-only views into the file, which must stay as it is as long as they live; they
-    may be unaligned. Others are copies. Errors: PointDetError for anything but a whole file, and for one
-    whose pickle asks for more than tensors and plain values: nothing of it is run.
+    The state dict may be the value of `state_dict`, `model` or `net`. The prefix `module.` is removed from the
+    names. float32 tensors are read-only views into the memory-mapped file, which must not change while they are in
+    use; they may be unaligned. Other tensors are copies. Errors: PointDetError if the file is not a whole weight
+    file, or if its pickle needs more than tensors and plain values.
     """
     try:
         with path.open("rb") as file:
@@ -51,7 +53,7 @@ def read(path: Path) -> Arrays:
     else:
         raise PointDetError(f"{path} {_other(start)}")
     tensors = _named(path, content)
-    # A tensor can repeat few numbers endlessly; whoever copies it must not need more than the file did.
+    # Strides of 0 can make a huge tensor of a few numbers; a copy of it could fill the memory.
     if sum(math.prod(max(side, 1) for side in tensor.size) for tensor in tensors.values()) > len(whole):
         raise broken(path, "its tensors are larger than the file")
     parts = {key: part(key) for key in {tensor.storage.key for tensor in tensors.values()}}
@@ -59,18 +61,20 @@ def read(path: Path) -> Arrays:
 
 
 def _other(start: bytes) -> str:
-    """What a file of neither layout is, and what to do with it."""
+    """What a file of neither layout is, and the fix."""
     if start[257:262] == b"ustar":
-        return "is a tar file of the oldest torch; with torch, torch.save(torch.load(FILE), NEW_FILE)"
+        return (
+            "is a tar file of the first versions of torch; with torch, torch.save(torch.load(FILE), NEW_FILE)"
+        )
     if start[6:9] == b"\0\0{":
         return "is a safetensors file; with torch, torch.save(safetensors.torch.load_file(FILE), NEW_FILE)"
     if start.lstrip().startswith(b"<"):
-        return "is a web page and no weight file, its download failed; open its address in a browser"
-    return "is no weight file of torch; give a file that torch.save wrote"
+        return "is a web page, not a weight file: the download failed; open its address in a browser"
+    return "is not a weight file of torch; give a file that torch.save wrote"
 
 
 class _ShortReads(io.FileIO):
-    """A file for zipfile, which reads and unfolds the whole list of contents, however long it is."""
+    """A file that refuses long reads: zipfile reads the whole directory, however long it is."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY:
@@ -79,7 +83,7 @@ class _ShortReads(io.FileIO):
 
 
 def _unzip(path: Path, whole: memoryview) -> Layout:
-    """PyTorch 1.6 and later: NAME/data.pkl, and each storage as NAME/data/KEY, all of them uncompressed."""
+    """PyTorch 1.6 and later: NAME/data.pkl, and each storage as NAME/data/KEY, all uncompressed."""
     try:
         with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
             members = {member.filename: member for member in archive.infolist()}
@@ -93,10 +97,10 @@ def _unzip(path: Path, whole: memoryview) -> Layout:
         save = "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
         raise PointDetError(f"{path} is a TorchScript program; with torch, {save}")
     if sum(member.file_size for member in members.values()) > len(whole):
-        raise broken(path, "its zip members lie in each other or nowhere")
+        raise broken(path, "its zip members overlap or are outside of the file")
 
     def part(name: str) -> memoryview:
-        """A member's bytes, behind a header of 30 bytes, its name and its padding, if there is one."""
+        """The bytes of a member, which follow a header of 30 bytes, its name and its padding."""
         member = members.get(prefix + name)
         if member is None:
             return memoryview(b"")
@@ -105,11 +109,11 @@ def _unzip(path: Path, whole: memoryview) -> Layout:
         start = max(member.header_offset, 0)
         header = bytes(whole[start : start + 30])
         if len(header) < 30 or not header.startswith(b"PK\3\4"):
-            raise broken(path, "its zip members lie in each other or nowhere")
+            raise broken(path, "its zip members overlap or are outside of the file")
         start += 30 + sum(struct.unpack("<HH", header[26:]))
         found = whole[start : start + member.file_size]
         if len(found) < member.file_size or member.CRC and zlib.crc32(found) != member.CRC:  # 0: not written
-            raise broken(path, "its bytes do not give the checksum that stands beside them")
+            raise broken(path, "its bytes do not match their checksum")
         return found
 
     content = Pickles(path, part("data.pkl")).next()
@@ -120,9 +124,9 @@ def _unzip(path: Path, whole: memoryview) -> Layout:
 
 
 def _legacy(path: Path, whole: memoryview) -> Layout:
-    """Before PyTorch 1.6: five pickles, then for each key of the fifth a count in 8 bytes, and the numbers.
+    """Before PyTorch 1.6: five pickles, then for each key of the fifth pickle a count of 8 bytes and the numbers.
 
-    The pickles: a magic number, the protocol, the system, the content, the keys of its storages.
+    The pickles are a magic number, the protocol, the system, the content and the keys of the storages.
     """
     pickles = Pickles(path, whole)
     if pickles.next() != MAGIC or pickles.next() != PROTOCOL:
@@ -131,38 +135,38 @@ def _legacy(path: Path, whole: memoryview) -> Layout:
     storages, at = {}, pickles.stream.tell()
     for key in keys if isinstance(keys, list) else ():
         if not isinstance(key, str) or key not in pickles.storages:
-            raise broken(path, "its list of storages is garbled")
+            raise broken(path, "its list of storages is damaged")
         numel = int.from_bytes(whole[at : at + 8], "little")
         start, at = at + 8, at + 8 + numel * np.dtype(KINDS[pickles.storages[key].kind]).itemsize
         storages[key] = whole[start:at]
     if at > len(whole):
-        raise broken(path, "it breaks off in its numbers")
+        raise broken(path, "its numbers are truncated")
     return content, lambda key: storages.get(key, memoryview(b"")), "<"
 
 
 def _named(path: Path, content: Any) -> dict[str, Tensor]:
-    """The tensors of the state dict by name. Errors: PointDetError when there are none, or names are bad."""
+    """The tensors of the state dict by name. Errors: PointDetError for no tensors, or for invalid names."""
     for _ in range(MAX_WRAPPERS):
         inner = [content[name] for name in WRAPPERS if isinstance(content, Dict) and name in content]
         content = next((one for one in inner if isinstance(one, Dict)), content)
     items = content.items() if isinstance(content, Dict) else ()
     tensors = [(str(key).removeprefix("module."), item) for key, item in items if isinstance(item, Tensor)]
     if not tensors:
-        raise PointDetError(f"{path} holds no tensors by name; give a file with a state_dict, model or net")
+        raise PointDetError(f"{path} contains no named tensors; give a file with a state_dict, model or net")
     if len(dict(tensors)) < len(tensors) or not all(name and name.isprintable() for name, _ in tensors):
-        raise broken(path, "the name of a tensor is empty, cannot be printed or stands twice")
+        raise broken(path, "the name of a tensor is empty, unprintable or not unique")
     return dict(tensors)
 
 
 def _array(path: Path, name: str, tensor: Tensor, parts: dict[str, memoryview], byte_order: str) -> Any:
-    """The tensor's part of its storage as float32."""
+    """A tensor as float32."""
     (key, kind, numel, start), offset, size, strides = tensor
     code = np.dtype(byte_order + KINDS[kind])
     if len(parts[key]) != numel * code.itemsize:
         raise broken(path, f"its storage {key[:80]!a} is missing or of another size")
     strides = tuple(stride if side > 1 else 0 for side, stride in zip(size, strides, strict=True))
     reach = sum((side - 1) * stride for side, stride in zip(size, strides, strict=True))
-    # numpy's own test of the bounds can overflow.
+    # NumPy's own check of the bounds can overflow.
     if min(0, start + offset, *size, *strides) < 0 or start + offset + reach >= numel and 0 not in size:
         raise broken(path, f"{name} reaches beyond its storage")
     if 0 in size:

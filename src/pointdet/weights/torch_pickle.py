@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pickles in PyTorch's weight files, by an unpickler that knows tensors and values and runs nothing."""
+"""A restricted unpickler for PyTorch weight files. It builds tensors and plain values, and runs no code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from pointdet.errors import PointDetError
 
-# It bounds the operations too, as each takes a byte or more. Hourglass-104 with Adam's state needs 0.3 MB.
+# This also bounds the number of operations. Hourglass-104 with the state of Adam needs 0.3 MB.
 MAX_BYTES = 1 << 21
-MAX_DIMENSIONS = 32  # numpy's
-MAX_KEY = 1 << 63  # longer numbers can be made to collide in a dict
+MAX_DIMENSIONS = 32  # NumPy's limit
+MAX_KEY = 1 << 63  # the hashes of longer integers can be made to collide
 
-# PyTorch's name of a kind of storage -> numpy's code of one number; BFloat16 is the upper half of a float32.
+# PyTorch's name of a storage type -> NumPy's type code. BFloat16 is the upper half of a float32.
 KINDS = {
     "torch.DoubleStorage": "f8", "torch.FloatStorage": "f4", "torch.HalfStorage": "f2",
     "torch.BFloat16Storage": "u2", "torch.LongStorage": "i8", "torch.IntStorage": "i4",
@@ -33,7 +33,7 @@ OPERATIONS = {getattr(pickle, name)[0] for name in (
 
 
 class Storage(NamedTuple):
-    """A block of `numel` numbers in the file. Old files have views of it that begin at the number `start`."""
+    """A block of `numel` numbers in the file. In old files a view of it may begin at the number `start`."""
 
     key: str
     kind: str  # a key of KINDS
@@ -42,7 +42,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies in its storage, in numbers; that they are integers is all that is known of them."""
+    """The position of a tensor in its storage, counted in numbers. Bounds are not checked yet."""
 
     storage: Storage
     offset: int
@@ -51,7 +51,7 @@ class Tensor(NamedTuple):
 
 
 class Dict(dict[Any, Any]):
-    """A dict of text and small integers: the hash of a tuple of tuples of tuples ... may take for ever."""
+    """A dict whose keys are text or small integers. Hashing deeply nested tuples could take hours."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not (isinstance(key, str) or isinstance(key, int) and abs(key) < MAX_KEY):
@@ -60,7 +60,7 @@ class Dict(dict[Any, Any]):
 
 
 def broken(path: Path, why: str) -> PointDetError:
-    """The error for a file that is damaged."""
+    """The error for a damaged file."""
     return PointDetError(f"{path} is not a whole weight file ({why}); copy or download it again")
 
 
@@ -69,7 +69,7 @@ def _empty_dict(pickles: Any) -> None:
 
 
 def _build(pickles: Any) -> None:
-    """Leave out the attributes of an OrderedDict: PyTorch keeps the versions of its modules there."""
+    """Drop the attributes of an OrderedDict. PyTorch stores the versions of its modules there."""
     pickles.stack.pop()
     if not isinstance(pickles.stack[-1], Dict):
         raise TypeError
@@ -90,13 +90,13 @@ def _parameter(tensor: Any, grad: Any, hooks: Any) -> Any:
 
 
 class Pickles(pickle._Unpickler):
-    """The pickles at the start of `data`, one after another: Dicts, lists, tuples, plain values, Tensors.
+    """Reads the pickles at the start of `data` one after another: dicts, lists, tuples, plain values, tensors.
 
-    The base is Python's unpickler written in Python, as its table of operations can be cut down to those that
-    take no more time and memory than their bytes. The one written in C has them all: it sets attributes
-    (BUILD), makes an array as long as the largest memo index (32 GB for 5 bytes) and hashes tuples of tuples
-    until its stack overflows. All that REDUCE can call are the three functions that `find_class` knows; each
-    takes a fixed number of arguments, as a long list of them would be copied again and again.
+    The base class is the unpickler that is written in Python, because its table of operations can be reduced to
+    those whose time and memory are bounded by their bytes. The C implementation has no such table: it sets
+    attributes (BUILD), allocates an array as long as the largest memo index (32 GB for 5 bytes), and hashes nested
+    tuples until its stack overflows. REDUCE can call only the three functions that `find_class` returns. Each takes
+    a fixed number of arguments, because a long argument list would be copied for every call.
     """
 
     dispatch: ClassVar = {
@@ -109,12 +109,12 @@ class Pickles(pickle._Unpickler):
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path = path
         self.stream = io.BytesIO(data[:MAX_BYTES])
-        self.storages: dict[str, Storage] = {}  # all that were named, by key
+        self.storages: dict[str, Storage] = {}  # by key
         self.pairs = 0
         super().__init__(self.stream, encoding="latin1")
 
     def next(self) -> Any:
-        """Read one. Errors: PointDetError for a broken or long one, and one that asks for anything else."""
+        """Read one pickle. Errors: PointDetError if it is broken, too long, or needs any other class."""
         self.memo.clear()
         try:
             return self.load()
@@ -128,14 +128,16 @@ class Pickles(pickle._Unpickler):
             struct.error,
         ):
             if self.stream.tell() < MAX_BYTES:
-                raise broken(self.path, "its pickle breaks off or has more than tensors and values") from None
+                raise broken(
+                    self.path, "its pickle is truncated or contains more than tensors and values"
+                ) from None
         raise PointDetError(
-            f"{self.path} has a pickle of more than {MAX_BYTES >> 20} MiB beside its tensors; "
+            f"{self.path} contains more than {MAX_BYTES >> 20} MiB besides its tensors; "
             "with torch, save only its state_dict into a new file"
         )
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a function or class; nothing is imported."""
+        """The replacement of a function or class. Nothing is imported."""
         match f"{module}.{name}":
             case "collections.OrderedDict":
                 return self._ordered_dict
@@ -147,12 +149,12 @@ class Pickles(pickle._Unpickler):
                 return kind
             case other:
                 raise PointDetError(
-                    f"{self.path} asks for {ascii(other[:80])[1:-1]}, which is neither a tensor nor a plain "
-                    "value and was not run; if you trust the file, save only its state_dict with torch"
+                    f"{self.path} needs {ascii(other[:80])[1:-1]}, which is neither a tensor nor a plain value "
+                    "and was not executed; if you trust the file, save only its state_dict with torch"
                 )
 
     def persistent_load(self, pid: Any) -> Storage:
-        """A storage from ("storage", kind, key, device, numel); old files add None or (key, start, numel)."""
+        """A storage from ("storage", kind, key, device, numel). Old files add None or (key, start, numel)."""
         match pid:
             case ("storage", str(kind), str(key), str(), int(numel), *view) if kind in KINDS:
                 whole = self.storages[key] = Storage(key, kind, numel, 0)
@@ -164,7 +166,7 @@ class Pickles(pickle._Unpickler):
         raise TypeError
 
     def _ordered_dict(self, pairs: Any = ()) -> Dict:
-        """Python 2 wrote pairs beside it; they are counted, as a pickle can use a list of them many times."""
+        """Python 2 passed a list of pairs. They are counted, because a pickle can pass the same list many times."""
         self.pairs += len(pairs)
         if self.pairs > MAX_BYTES:
             raise ValueError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CornerNet codec against golden targets and pairs, and against itself: decode undoes encode."""
+"""The CornerNet codec against golden targets and pairs; decode is the inverse of encode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from corners import encoded, golden_view
 
-from pointdet.config.schema import CornerNet
+from pointdet.config.schema import CornerNetConfig
 from pointdet.detectors.cornernet.codec import CORNERS, CornerNetCodec
 from pointdet.structures import Annotation, Detections
 
@@ -19,11 +19,11 @@ CASES = sorted({key.rpartition("/")[0] for key in GOLDEN if key.endswith("_index
 
 
 def codec_of(num_classes=4, height=127, width=127, **settings):
-    return CornerNetCodec.of(CornerNet(**settings), num_classes, height, width)
+    return CornerNetCodec.of(CornerNetConfig(**settings), num_classes, height, width)
 
 
 def random_boxes(random, height, width):
-    """At most 40, of which no two share the cell of a corner: there is one tag and one offset for both."""
+    """At most 40 boxes without common cells of corners: a cell has one tag and one offset."""
     first = random.uniform(0, [width - 8, height - 8], (40, 2))
     second = np.minimum(first + random.uniform(1, 200, (40, 2)), [width - 1.5, height - 1.5])
     boxes = np.concatenate([first, second], axis=1).astype(np.float32)
@@ -39,17 +39,17 @@ def in_order(labels, boxes):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_decode_undoes_encode(seed):
+def test_decode_is_the_inverse_of_encode(seed):
     random = np.random.default_rng(seed)
     height, width = random.integers(1, 5, 2) * 128 - random.integers(0, 2)
     boxes = random_boxes(random, height, width)
     labels = random.integers(0, 6, len(boxes))
     codec = codec_of(6, int(height), int(width))
 
-    targets, left_out = encoded(codec, Annotation.of(boxes, labels))
-    found = codec.decode(codec.painted(targets), len(boxes))
+    targets, overflow = encoded(codec, Annotation.of(boxes, labels))
+    found = codec.decode(codec.maps_from_targets(targets), len(boxes))
 
-    assert left_out == 0
+    assert overflow == 0
     best = found[found.scores == 1]
     np.testing.assert_array_equal(best.corner_scores, 1)
     expected, ours = in_order(labels, boxes), in_order(best.labels, best.boxes)
@@ -63,12 +63,12 @@ def test_targets_are_golden(case):
     system = case.partition("/")[0]
     boxes = view.boxes_to_input(GOLDEN[f"{system}/boxes"])
     codec = codec_of(height=side, width=side, min_overlap=overlap)
-    targets, left_out = encoded(codec, Annotation.of(boxes, GOLDEN[f"{system}/labels"]))
+    targets, overflow = encoded(codec, Annotation.of(boxes, GOLDEN[f"{system}/labels"]))
 
     count = len(GOLDEN[f"{case}/top_left_index"])
-    assert left_out == 0
+    assert overflow == 0
     np.testing.assert_array_equal(targets["mask"], np.arange(128) < count)
-    # Golden objects may stand in the order of their classes.
+    # Golden objects may be sorted by class.
     objects = np.lexsort([GOLDEN[f"{case}/{corner}_index"] for corner in CORNERS])
     ours = np.lexsort([targets[f"{corner}_index"][:count] for corner in CORNERS])
     for corner in CORNERS:
@@ -113,11 +113,11 @@ def test_five_hundred_objects():
     first = random.uniform(0, 480, (500, 2))
     boxes = np.concatenate([first, first + random.uniform(4, 30, (500, 2))], axis=1)
     annotation = Annotation.of(boxes, random.integers(0, 4, 500))
-    few, left_out = encoded(codec_of(height=511, width=511), annotation)
-    assert left_out == 372
+    few, overflow = encoded(codec_of(height=511, width=511), annotation)
+    assert overflow == 372
     assert few["mask"].sum() == 128
-    many, left_out = encoded(codec_of(height=511, width=511, max_objects=500), annotation)
-    assert left_out == 0
+    many, overflow = encoded(codec_of(height=511, width=511, max_objects=500), annotation)
+    assert overflow == 0
     assert many["mask"].sum() == 500
     np.testing.assert_array_equal(many["top_left_index"][:128], few["top_left_index"])
     for targets in (few, many):
@@ -125,19 +125,19 @@ def test_five_hundred_objects():
             assert targets[f"{corner}_positives"] == (targets[f"{corner}_heatmap"] == 1).sum()
 
 
-def test_invisible_objects_take_no_row():
+def test_invisible_objects_have_no_row():
     boxes = [[-50, 10, -4, 30], [126, 0, 200, 40], [20, 20, 20, 60], [60, 60, 40, 80], [8, 8, 40, 40]]
-    targets, left_out = encoded(codec_of(max_objects=1), Annotation.of(boxes, [0, 1, 2, 3, 1]))
-    assert left_out == 0
+    targets, overflow = encoded(codec_of(max_objects=1), Annotation.of(boxes, [0, 1, 2, 3, 1]))
+    assert overflow == 0
     assert targets["top_left_index"].tolist() == [2 * 32 + 2]
     assert not targets["top_left_heatmap"][[0, 2, 3]].any()
 
 
 def test_no_objects():
-    targets, left_out = encoded(codec_of(), Annotation.of([], []))
-    assert left_out == 0
+    targets, overflow = encoded(codec_of(), Annotation.of([], []))
+    assert overflow == 0
     assert not any(target.any() for target in targets.values())
-    assert len(codec_of().decode(codec_of().painted(targets), 100)) == 0
+    assert len(codec_of().decode(codec_of().maps_from_targets(targets), 100)) == 0
 
 
 def test_positives_count_a_shared_cell_once():
@@ -168,7 +168,7 @@ def test_pairs_are_golden():
     assert dtypes == [np.float32, np.int64, np.float32, np.float32]
 
 
-def test_as_many_candidates_as_configured_or_asked_for():
+def test_number_of_candidates_is_the_larger_of_setting_and_count():
     maps = golden_maps()
     everything = codec_of(5, 128, 128).decode(maps, 100)
     for candidates, count, expected in [(20, 5, 20), (20, 50, 50)]:
@@ -198,24 +198,24 @@ def single_corners(tags=(0.0, 0.0), labels=(1, 1), cells=((2, 3), (9, 8)), offse
         (single_corners(labels=(1, 2)), 0),
         (single_corners(cells=((9, 3), (2, 8))), 0),
         (single_corners(cells=((2, 8), (9, 3))), 0),
-        (single_corners(cells=((2, 3), (2, 3))), 1),  # a point, not less
+        (single_corners(cells=((2, 3), (2, 3))), 1),  # a point is accepted
         (single_corners(cells=((2, 3), (2, 3)), offsets=((0.5, 0), (0.4, 0.9))), 0),
     ],
 )
-def test_which_corners_make_a_pair(maps, count):
+def test_conditions_of_a_pair(maps, count):
     assert len(codec_of(3, 48, 64).decode(maps, 10)) == count
 
 
-def test_equal_scores_come_in_the_order_of_their_corners():
+def test_equal_scores_are_in_the_order_of_their_corners():
     targets, _ = encoded(
         codec_of(2), Annotation.of([[60, 8, 90, 30], [8, 60, 30, 90], [8, 8, 40, 40]], [1, 0, 0])
     )
-    found = codec_of(2).decode(codec_of(2).painted(targets), 10)
+    found = codec_of(2).decode(codec_of(2).maps_from_targets(targets), 10)
     best = found[found.scores == 1]
     np.testing.assert_allclose(best.boxes[:, :2], [[8, 8], [8, 60], [60, 8]], atol=1e-4)
 
 
-def test_a_map_of_one_value_gives_its_first_cells():
+def test_corners_of_a_constant_map_are_its_first_cells():
     maps = single_corners()
     for corner in CORNERS:
         maps[f"{corner}_heatmap"][:] = 0.25
@@ -226,32 +226,34 @@ def test_a_map_of_one_value_gives_its_first_cells():
 
 
 @pytest.mark.parametrize("side", [127, 128])
-def test_boxes_of_the_mirror_image_come_back(side):
+def test_boxes_of_the_mirror_image_are_mirrored(side):
     boxes = np.float32([[10, 20, 60, 50], [30.5, 4.25, 99.75, 80]])
-    back = side - 1 - boxes[:, [2, 1, 0, 3]]
-    back[:, [1, 3]] = boxes[:, [1, 3]]
+    mirrored_boxes = side - 1 - boxes[:, [2, 1, 0, 3]]
+    mirrored_boxes[:, [1, 3]] = boxes[:, [1, 3]]
     codec = codec_of(height=side, width=side)
-    maps = [codec.painted(encoded(codec, Annotation.of(b, [1, 3]))[0]) for b in (boxes, back)]
+    maps = [
+        codec.maps_from_targets(encoded(codec, Annotation.of(b, [1, 3]))[0]) for b in (boxes, mirrored_boxes)
+    ]
     found = codec.decode(maps[0], 10, maps[1])
     own = codec.decode(maps[0], 10)
     assert len(found) == 2 * len(own)
     np.testing.assert_array_equal(found.boxes[: len(own)], own.boxes)
     mirrored = found[len(own) :]
     np.testing.assert_allclose(mirrored[mirrored.scores == 1].boxes, boxes, atol=1e-4)
-    aside = codec_of(height=side, width=side, published=True).decode(maps[0], 10, maps[1])[len(own) :]
-    np.testing.assert_allclose(aside.boxes, mirrored.boxes + [1, 0, 1, 0], atol=1e-4)
+    shifted = codec_of(height=side, width=side, published=True).decode(maps[0], 10, maps[1])[len(own) :]
+    np.testing.assert_allclose(shifted.boxes, mirrored.boxes + [1, 0, 1, 0], atol=1e-4)
 
 
-def test_maps_of_another_size_belong_to_an_input_as_short_as_the_codecs():
+def test_maps_of_another_size_are_decoded():
     for height, width, side in [(127, 255, 511), (64, 256, 512)]:
         targets, _ = encoded(codec_of(height=height, width=width), Annotation.of([[10, 20, 200, 50]], [3]))
         codec = codec_of(height=side, width=side)
-        found = codec.decode(codec.painted(targets), 1)
+        found = codec.decode(codec.maps_from_targets(targets), 1)
         np.testing.assert_allclose(found.boxes[0], [10, 20, 200, 50], atol=1e-4)
 
 
 @pytest.mark.parametrize("suppress", [False, True])
-def test_candidates_are_cut_to_the_image_and_suppressed(suppress):
+def test_candidates_are_clipped_to_the_image_and_suppressed(suppress):
     boxes = np.float32([[-5, 10, 30, 40], [0, 10, 30, 44], [50, 50, 70, 130]])
     corner_scores = np.float32([[0.9, 0.7], [0.8, 0.7], [0.5, 0.7]])
     found = Detections(boxes, np.array([1, 1, 1]), corner_scores.mean(axis=1), corner_scores)
@@ -260,6 +262,6 @@ def test_candidates_are_cut_to_the_image_and_suppressed(suppress):
     assert best.scores.tolist() == found.scores[[0, 2]].tolist()
 
 
-def test_the_codec_goes_to_worker_processes():
+def test_codec_can_be_pickled():
     codec = codec_of()
     assert pickle.loads(pickle.dumps(codec)) == codec

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CornerNet's networks against published ones: pooling modules, whole hourglass detectors, sizes, layouts."""
+"""CornerNet's networks against published ones: pooling modules, hourglass detectors, sizes, layouts."""
 
 import corners
 import networks
@@ -7,10 +7,10 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from pointdet.config.schema import Config, Dataset, Model
+from pointdet.config.schema import Config, DatasetConfig, ModelConfig
 from pointdet.detectors import catalogue
 from pointdet.detectors.cornernet.head import DIRECTIONS, corner_pooling
-from pointdet.ops.layers import undrawn
+from pointdet.ops.layers import parameters_without_values
 from pointdet.weights.naming import cornernet
 from pointdet.weights.naming.catalogue import official
 from pointdet.weights.naming.names import Names
@@ -20,7 +20,7 @@ MODULES = {"tl_pool": "top_left", "br_pool": "bottom_right"}
 
 def built(num_classes=2, **model):
     config = Config(
-        dataset=Dataset(dataset="x", format="coco"),
+        dataset=DatasetConfig(dataset="x", format="coco"),
         model={"arch": "hourglass", "num_layers": 104, "head_channels": 256, **model},
         detector={"name": "cornernet"},
     )
@@ -53,23 +53,23 @@ def test_published_pooling(golden, module, kernels):
     ],
 )
 def test_published_network(golden, layers, table, system, count):
-    """Its parameters; with them test_adopt.py compares its outputs."""
+    """The parameters. tests/conversion/test_import_published.py compares the outputs."""
     entries = golden("networks_cornernet.json")[table]
-    with undrawn():
+    with parameters_without_values():
         detector = built(80, num_layers=layers)
-    names = official(Model(arch="hourglass", num_layers=layers), "cornernet")
-    names = names.respelt(*cornernet.SIMPLE) if system == "simple" else names
-    assert sum(v.size for v in detector.parameters(learnt_only=True).values()) == count
+    names = official(ModelConfig(arch="hourglass", num_layers=layers), "cornernet")
+    names = names.renamed(*cornernet.SIMPLE) if system == "simple" else names
+    assert sum(v.size for v in detector.parameters(trainable_only=True).values()) == count
     published = {names.ours(key): np.prod(shape) for key, shape in entries["parameters"]}
     assert published == {name: v.size for name, v in detector.parameters().items()}
 
 
 def test_any_backbone_and_layout():
-    """NHWC gives what NCHW gives; a narrow head takes the features of any backbone."""
+    """NHWC and NCHW have equal outputs; a narrow head takes the features of any backbone."""
     found = []
     for channel_last in (False, True):
         config = Config(
-            dataset=Dataset(dataset="x", format="coco"),
+            dataset=DatasetConfig(dataset="x", format="coco"),
             model={"arch": "dlav0", "num_layers": 34, "width": 0.125, "head_channels": 8},
             detector={"name": "cornernet"},
             mixed_precision={"channel_last": channel_last},

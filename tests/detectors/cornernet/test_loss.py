@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss against published values and gradients, numbers worked out by hand, and saturated logits."""
+"""The loss against published values and gradients and values calculated by hand; saturated logits."""
 
 import nnabla as nn
 import numpy as np
 import pytest
 from corners import CLAMP, first_cells, placed, push_constant
 
-from pointdet.config.schema import CornerNet
+from pointdet.config.schema import CornerNetConfig
 from pointdet.detectors.cornernet.loss import CornerNetLoss
 
 CORNERS = ("top_left", "bottom_right")
@@ -19,7 +19,7 @@ def variables(arrays, need_grad=False):
 
 
 def complete(targets):
-    """Targets with what follows from them."""
+    """Targets with weight and positives."""
     targets = {"weight": np.ones(len(targets["mask"])), **targets}
     for corner in CORNERS:
         targets[f"{corner}_positives"] = (targets[f"{corner}_heatmap"] == 1).sum((1, 2, 3))[:, None]
@@ -48,14 +48,14 @@ def run(loss, stacks, targets, counts=None):
 
 @pytest.fixture
 def case(golden):
-    """system -> outputs of both stacks, targets, and the expected numbers; tags and offsets are maps."""
+    """system -> golden arrays, outputs of both stacks, targets. Tags and offsets are maps."""
 
     def load(system):
         z = {
             k.partition("/")[2]: v for k, v in golden("cornernet_losses.npz").items() if k.startswith(system)
         }
         targets = {k.partition("/")[2]: v for k, v in z.items() if k.startswith("target/")}
-        if system == "cornernet":  # tags and offsets are given at the objects
+        if system == "cornernet":  # its tags and offsets are values of the objects
             for corner in CORNERS:
                 targets[f"{corner}_index"] = np.tile(np.arange(10), (2, 1))
                 z[f"{corner}_tag"] = z[f"{corner}_tag"][..., None]
@@ -104,7 +104,7 @@ def test_published_terms(objects, term, golden, case):
     targets["mask"] = z["mask"]
     weights = {f"{name}_weight": float(name == term) for name in ("pull", "push", "offset")}
     loss = CornerNetLoss(**weights, embedding_loss="published")
-    if term == "offset":  # golden for the top left corner alone
+    if term == "offset":  # golden for the top left corner only
         stack = {**stack, "bottom_right_offset": placed(targets["bottom_right_offset"])}
     terms, (gradients,) = run(loss, [stack], targets)
     rest = push_constant(z["mask"]) if term == "push" else 0.0
@@ -134,7 +134,7 @@ def test_no_positives(golden, case):
 
 
 def scene(tags=(), offsets=(), heatmaps=None, logits=None):
-    """One stack and targets of small maps: tags (B, M, 2) of both corners, offset errors (M, 2) of one image."""
+    """One stack and targets of small maps. tags: (B, M, 2) of both corners; offsets: errors (M, 2)."""
     objects = max((len(image) for image in tags), default=len(offsets))
     batch = max(len(tags), 1)
     stack, targets = {}, {"mask": np.zeros((batch, max(objects, 1)))}
@@ -170,7 +170,7 @@ TWO = [(1.0, 1.5), (2.0, 2.6)]
         ([[(1, 1.5), (1.2, 1.6), (3, 2.6)]], 0.094997, 0.28333),
     ],
 )
-def test_pull_and_push_worked_out(tags, pull, push):
+def test_pull_and_push_calculated_by_hand(tags, pull, push):
     stacks, targets = scene(tags)
     summed, _ = run(PUBLISHED, stacks, targets)
     assert summed["pull"] == pytest.approx(pull, abs=1e-6)
@@ -207,7 +207,7 @@ def test_five_hundred_objects():
         ((0, 1, 0.5, 0), (CLAMP, -CLAMP, 0, -3), 18.42777),
     ],
 )
-def test_heatmap_worked_out(heatmap, logits, expected):
+def test_heatmap_calculated_by_hand(heatmap, logits, expected):
     shape = (1, 1, 1, 4)
     stacks, targets = scene(heatmaps=np.reshape(heatmap, shape), logits=np.float32(logits).reshape(shape))
     targets["bottom_right_heatmap"] = np.zeros(shape)
@@ -221,7 +221,7 @@ def test_heatmap_at_the_start_of_training():
     assert run(PUBLISHED, stacks, targets)[0]["heatmap"] == pytest.approx(142.72, abs=0.01)
 
 
-def test_offset_worked_out():
+def test_offset_calculated_by_hand():
     stacks, targets = scene(offsets=[(1.7, -0.2), (-0.1, -0.9)])
     assert run(PUBLISHED, stacks, targets)[0]["offset"] == pytest.approx(0.814959, abs=1e-6)
 
@@ -234,9 +234,9 @@ def test_saturated_logits_stay_finite_and_keep_their_gradient(logit):
     terms, (gradients,) = run(CornerNetLoss(), stacks, targets)
     expected = 30.0 if logit < 0 else 90.0  # one missed positive, or three confident background cells
     assert terms["heatmap"] == pytest.approx(expected, rel=1e-4)
-    wrong = gradients["top_left_heatmap"][0, 0]
-    wrong = wrong[0, 0] if logit < 0 else wrong[1, 1]
-    assert abs(wrong) == pytest.approx(1.0, rel=1e-4)
+    gradient = gradients["top_left_heatmap"][0, 0]
+    gradient = gradient[0, 0] if logit < 0 else gradient[1, 1]
+    assert abs(gradient) == pytest.approx(1.0, rel=1e-4)
 
 
 def random_batch(images, seed=0):
@@ -254,19 +254,19 @@ def random_batch(images, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["mean", "published"])
-def test_images_of_weight_zero_count_nowhere(kind):
+def test_images_of_weight_zero_are_ignored(kind):
     loss, kept = CornerNetLoss(embedding_loss=kind), [0, 2]
     stack, targets = random_batch(3)
     weighted, (gradients,) = run(loss, [stack], {**targets, "weight": np.array([1, 0, 1])})
     part = {name: array[kept] for name, array in targets.items()}
-    alone, (expected,) = run(loss, [{name: array[kept] for name, array in stack.items()}], part)
-    assert weighted == pytest.approx(alone, rel=1e-6)
+    subset, (expected,) = run(loss, [{name: array[kept] for name, array in stack.items()}], part)
+    assert weighted == pytest.approx(subset, rel=1e-6)
     for name in stack:
         np.testing.assert_allclose(gradients[name][kept], expected[name], rtol=1e-5, atol=1e-8)
         assert not gradients[name][1].any()
 
 
-def test_images_may_be_shared_among_ranks():
+def test_batch_can_be_divided_among_ranks():
     stack, targets = random_batch(4)
     loss = CornerNetLoss()
     whole, (expected,) = run(loss, [stack], targets)
@@ -283,7 +283,7 @@ def test_images_may_be_shared_among_ranks():
     assert totals == pytest.approx(whole, rel=1e-5)
 
 
-def test_the_published_sum_is_that_of_each_batch_and_the_mean_over_batches():
+def test_published_pull_and_push_are_sums_of_a_batch_and_means_over_batches():
     stack, targets = random_batch(4)
     published, _ = run(PUBLISHED, [stack], targets)
     mean, _ = run(CornerNetLoss(), [stack], targets)
@@ -294,7 +294,7 @@ def test_the_published_sum_is_that_of_each_batch_and_the_mean_over_batches():
 
 def test_settings():
     loss = CornerNetLoss.of(
-        CornerNet(pull_weight=0.1, push_weight=0.2, offset_weight=3, embedding_loss="published")
+        CornerNetConfig(pull_weight=0.1, push_weight=0.2, offset_weight=3, embedding_loss="published")
     )
     stack, targets = random_batch(2)
     terms, _ = run(loss, [stack, stack], targets)

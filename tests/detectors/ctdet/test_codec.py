@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CenterNet codec against golden targets and detections, and against itself: decode undoes encode."""
+"""The CenterNet codec against golden targets and detections; decode is the inverse of encode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointdet.config.schema import CtDet
+from pointdet.config.schema import CtDetConfig
 from pointdet.detectors.ctdet.codec import CtDetCodec
 from pointdet.geometry import View
 from pointdet.structures import Annotation
@@ -19,22 +19,22 @@ CASES = ["val", "val_keep_res", "train_crop", "train_crop_flip", "train_shift", 
 
 
 def codec_of(num_classes=4, height=128, width=128, **settings):
-    return CtDetCodec.of(CtDet(**settings), num_classes, height, width)
+    return CtDetCodec.of(CtDetConfig(**settings), num_classes, height, width)
 
 
 def encoded(codec, annotation):
-    """Targets, starting from garbage, and the number of objects left out."""
+    """Targets, from arrays of NaN, and the number of objects beyond the limit."""
     targets = {name: np.full(shape, np.nan, np.float32) for name, shape in codec.target_shapes().items()}
-    left_out = codec.encode(annotation, targets)
-    return targets, left_out
+    overflow = codec.encode(annotation, targets)
+    return targets, overflow
 
 
 def golden_annotation(case):
-    """The golden image's annotation through the case's view (boxes_input), and the input size."""
+    """The annotation of the golden image in the view of the case (boxes_input), and the input size."""
     height, width = (4 * side for side in GOLDEN[f"{case}/heatmap"].shape[1:])
     centre_x, centre_y = GOLDEN[f"{case}/centre"].tolist()
     mirrored = bool(GOLDEN[f"{case}/mirrored"])
-    if mirrored:  # the golden centre is one of the mirrored image
+    if mirrored:  # the golden centre is in the mirrored image
         centre_x = GOLDEN["image/size"][1] - 1 - centre_x
     view = View.centred((centre_x, centre_y), width / float(GOLDEN[f"{case}/scale"]), height, width, mirrored)
     return Annotation.of(view.boxes_to_input(GOLDEN["image/boxes"]), GOLDEN["image/labels"]), height, width
@@ -43,11 +43,11 @@ def golden_annotation(case):
 @pytest.mark.parametrize("case", CASES)
 def test_targets_are_golden(case):
     annotation, height, width = golden_annotation(case)
-    targets, left_out = encoded(codec_of(height=height, width=width), annotation)
+    targets, overflow = encoded(codec_of(height=height, width=width), annotation)
 
-    rows = GOLDEN[f"{case}/mask"] == 1  # golden rows stay where an invisible object was; ours close ranks
+    rows = GOLDEN[f"{case}/mask"] == 1  # invisible objects have a golden row, but none here
     count = int(rows.sum())
-    assert left_out == 0
+    assert overflow == 0
     np.testing.assert_array_equal(targets["mask"], np.arange(128) < count)
     np.testing.assert_allclose(targets["heatmap"], GOLDEN[f"{case}/heatmap"], atol=1e-6)
     np.testing.assert_array_equal(targets["index"][:count], GOLDEN[f"{case}/index"][rows])
@@ -58,35 +58,35 @@ def test_targets_are_golden(case):
     assert targets["positives"] == (GOLDEN[f"{case}/heatmap"] == 1).sum()
 
 
-def test_objects_beyond_the_limit_are_left_out_in_order():
+def test_only_the_first_objects_are_encoded():
     annotation, height, width = golden_annotation("val_max3")
-    targets, left_out = encoded(codec_of(height=height, width=width, max_objects=3), annotation)
-    assert left_out == 4  # of 8 objects; one is invisible
+    targets, overflow = encoded(codec_of(height=height, width=width, max_objects=3), annotation)
+    assert overflow == 4  # of 8 objects; one is invisible
     np.testing.assert_array_equal(targets["index"], GOLDEN["val_max3/index"])
     np.testing.assert_allclose(targets["heatmap"], GOLDEN["val_max3/heatmap"], atol=1e-6)
 
 
-def test_invisible_objects_take_no_row():
+def test_invisible_objects_have_no_row():
     boxes = [[-50, 10, -4, 30], [130, 0, 200, 40], [20, 20, 20, 60], [60, 60, 40, 80], [8, 8, 40, 40]]
-    targets, left_out = encoded(codec_of(max_objects=1), Annotation.of(boxes, [0, 1, 2, 3, 1]))
-    assert left_out == 0
+    targets, overflow = encoded(codec_of(max_objects=1), Annotation.of(boxes, [0, 1, 2, 3, 1]))
+    assert overflow == 0
     assert targets["index"].tolist() == [6 * 32 + 6]
     assert targets["positives"] == 1
     assert not targets["heatmap"][[0, 2, 3]].any()
 
 
-def test_sides_that_four_does_not_divide():
+def test_sides_that_are_no_multiple_of_four():
     """511 pixels are 128 cells, as a convolution of stride 2 rounds up."""
     codec = codec_of(height=511, width=383)
-    targets, left_out = encoded(codec, Annotation.of([[340, 470, 378, 506]], [1]))
-    assert left_out == 0 and targets["heatmap"].shape == (4, 128, 96)
+    targets, overflow = encoded(codec, Annotation.of([[340, 470, 378, 506]], [1]))
+    assert overflow == 0 and targets["heatmap"].shape == (4, 128, 96)
     assert targets["index"][0] == 122 * 96 + 89
     np.testing.assert_allclose(targets["size"][0], [38 / 4, 36 / 4])
 
 
 def test_no_objects():
-    targets, left_out = encoded(codec_of(), Annotation.of([], []))
-    assert left_out == 0
+    targets, overflow = encoded(codec_of(), Annotation.of([], []))
+    assert overflow == 0
     assert not any(target.any() for target in targets.values())
 
 
@@ -97,7 +97,7 @@ def test_positives_count_a_shared_cell_once():
     assert targets["positives"] == (targets["heatmap"] == 1).sum() == 3
 
 
-def test_radius_formula_is_obeyed():
+def test_radius_has_the_formula_of_the_setting():
     annotation = Annotation.of([[8, 8, 120, 120]], [0])
     wide, _ = encoded(codec_of(radius="published", min_overlap=0.7), annotation)
     narrow, _ = encoded(codec_of(radius="iou", min_overlap=0.7), annotation)
@@ -118,22 +118,22 @@ def test_detections_are_golden(count):
 
 @pytest.mark.parametrize("radius", ["published", "iou"])
 @pytest.mark.parametrize("seed", range(20))
-def test_decode_undoes_encode(seed, radius):
+def test_decode_is_the_inverse_of_encode(seed, radius):
     random = np.random.default_rng(seed)
     height, width = random.integers(2, 9, 2) * 32
     first = random.uniform(0, [width - 8, height - 8], (40, 2))
     second = np.minimum(first + random.uniform(1, 200, (40, 2)), [width - 4, height - 4])
     boxes = np.concatenate([first, second], axis=1).astype(np.float32)
-    # Two objects in one cell have one size between them: only one of them could come back.
+    # A cell has one size, so only one of two objects in a cell can be decoded.
     cells = (boxes[:, :2] + boxes[:, 2:]) // 8
     boxes = boxes[np.unique(cells, axis=0, return_index=True)[1]]
     labels = random.integers(0, 6, len(boxes))
     codec = codec_of(num_classes=6, height=int(height), width=int(width), radius=radius)
 
-    targets, left_out = encoded(codec, Annotation.of(boxes, labels))
-    found = codec.decode(codec.painted(targets), len(boxes))
+    targets, overflow = encoded(codec, Annotation.of(boxes, labels))
+    found = codec.decode(codec.maps_from_targets(targets), len(boxes))
 
-    assert left_out == 0
+    assert overflow == 0
     assert targets["positives"] == len(boxes)
     assert (found.scores == 1).all()
     expected = sorted(zip(labels.tolist(), boxes.tolist(), strict=True))
@@ -145,7 +145,7 @@ def test_decode_undoes_encode(seed, radius):
 def test_maps_of_another_size_than_the_input_are_decoded():
     targets, _ = encoded(codec_of(height=64, width=256), Annotation.of([[10, 20, 200, 50]], [3]))
     codec = codec_of(height=512, width=512)
-    found = codec.decode(codec.painted(targets), 1)
+    found = codec.decode(codec.maps_from_targets(targets), 1)
     np.testing.assert_allclose(found.boxes, [[10, 20, 200, 50]], atol=1e-4)
 
 
@@ -163,6 +163,6 @@ def test_mirrored_maps_are_averaged():
     np.testing.assert_array_equal(merged["offset"], maps["offset"])
 
 
-def test_the_codec_goes_to_worker_processes():
+def test_codec_can_be_pickled():
     codec = codec_of()
     assert pickle.loads(pickle.dumps(codec)) == codec

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss against published values and gradients, a plain NumPy reference, and saturated logits."""
+"""The loss against published values and gradients and a NumPy reference; saturated logits."""
 
 import nnabla as nn
 import nnabla.functions as F
@@ -10,7 +10,7 @@ from pointdet.detectors.ctdet.loss import CtDetLoss
 from pointdet.runtime import start
 
 OUTPUTS = {"heatmap": "hm", "size": "wh", "offset": "reg"}
-# Where the official code's clamp of the probability to [1e-4, 1 - 1e-4] acts, its gradient dies; ours does not.
+# The official code clamps the probability to [1e-4, 1 - 1e-4]; there its gradient is 0, but ours is not.
 CLAMP = float(np.log((1 - 1e-4) / 1e-4))
 
 
@@ -19,7 +19,7 @@ def variables(arrays, need_grad=False):
 
 
 def half(output):
-    """What the last layer of a network in half precision makes of it."""
+    """The output as the last layer of a network in half precision returns it."""
     with nn.context_scope(start().context(half=True)):
         return F.identity(output)
 
@@ -127,11 +127,11 @@ def test_saturated_logits_stay_finite_and_keep_their_gradient(logit):
     terms, (gradients,) = run(CtDetLoss(), [stack], targets)
     expected = 30.0 if logit < 0 else 90.0  # one missed positive, or three confident background cells
     assert terms["heatmap"] == pytest.approx(expected, rel=1e-4)
-    wrong = gradients["heatmap"][0, 0, 0, 0] if logit < 0 else gradients["heatmap"][0, 0, 1, 1]
-    assert abs(wrong) == pytest.approx(1.0, rel=1e-4)
+    extreme = gradients["heatmap"][0, 0, 0, 0] if logit < 0 else gradients["heatmap"][0, 0, 1, 1]
+    assert abs(extreme) == pytest.approx(1.0, rel=1e-4)
 
 
-def test_images_of_weight_zero_count_nowhere():
+def test_images_of_weight_zero_are_ignored():
     rng = np.random.default_rng(0)
     shapes = {"heatmap": (3, 5, 7), "size": (2, 5, 7), "offset": (2, 5, 7)}
     stack = {name: rng.standard_normal((3, *shape)).astype(np.float32) for name, shape in shapes.items()}
@@ -146,10 +146,10 @@ def test_images_of_weight_zero_count_nowhere():
     }
     weighted, (gradients,) = run(CtDetLoss(), [stack], {**targets, "weight": np.array([1, 0, 1], np.float32)})
     kept = [0, 2]
-    alone, (expected,) = run(
+    subset, (expected,) = run(
         CtDetLoss(), [{n: a[kept] for n, a in stack.items()}], {n: a[kept] for n, a in targets.items()}
     )
-    assert weighted == pytest.approx(alone, rel=1e-6)
+    assert weighted == pytest.approx(subset, rel=1e-6)
     for name in stack:
         np.testing.assert_allclose(gradients[name][kept], expected[name], rtol=1e-5, atol=1e-8)
         assert not gradients[name][1].any()
@@ -179,7 +179,7 @@ def reference(stack, targets):
 
 @pytest.mark.parametrize("layer", [lambda output: output, half], ids=["float", "half"])
 def test_outputs_of_a_network_in_half(layer):
-    """Terms and gradients are those of float64 up to the rounding of half, also far beyond saturation."""
+    """Terms and gradients equal float64 up to the rounding of half, also for saturated logits."""
     rng = np.random.default_rng(0)
     heatmap = rng.random((2, 3, 8, 8)) * 0.95
     heatmap[:, :, ::4, ::4] = 1

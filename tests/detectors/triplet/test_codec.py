@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec of keypoint triplets against golden targets and centres, and against itself: decode undoes encode."""
+"""The codec of keypoint triplets against golden targets and centres; decode is the inverse of encode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from corners import encoded, golden_view
 
-from pointdet.config.schema import Triplet
+from pointdet.config.schema import TripletConfig
 from pointdet.detectors.cornernet.codec import CORNERS, CornerNetCodec
 from pointdet.detectors.triplet.codec import KEYPOINTS, TripletCodec
 from pointdet.geometry import View
@@ -22,17 +22,17 @@ CASES = sorted({key.partition("/")[0] for key in GOLDEN if key.endswith("_index"
 
 
 def codec_of(num_classes=4, height=127, width=127, **settings):
-    return TripletCodec(CornerNetCodec.of(Triplet(**settings), num_classes, height, width))
+    return TripletCodec(CornerNetCodec.of(TripletConfig(**settings), num_classes, height, width))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_targets_are_golden(case):
     view, _, overlap = golden_view(GOLDEN[f"{case}/input_overlap_side_cx_cy_mirrored"])
     boxes = view.boxes_to_input(GOLDEN["boxes"])
-    targets, left_out = encoded(codec_of(min_overlap=overlap), Annotation.of(boxes, GOLDEN["labels"]))
+    targets, overflow = encoded(codec_of(min_overlap=overlap), Annotation.of(boxes, GOLDEN["labels"]))
 
     count = len(GOLDEN[f"{case}/centre_index"])
-    assert left_out == 0
+    assert overflow == 0
     np.testing.assert_array_equal(targets["mask"], np.arange(128) < count)
     for kind in KEYPOINTS:
         heatmap = GOLDEN[f"{case}/{kind}_heatmap"]
@@ -66,7 +66,7 @@ def test_centres_and_candidates_are_golden():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_decode_and_select_undo_encode(seed):
+def test_decode_and_select_are_the_inverse_of_encode(seed):
     random = np.random.default_rng(seed)
     height, width = random.integers(1, 4, 2) * 128 - random.integers(0, 2)
     # One object in each square of 64 x 64: no two share a cell.
@@ -79,11 +79,11 @@ def test_decode_and_select_undo_encode(seed):
     labels = random.integers(0, 6, len(boxes))
     codec = codec_of(6, int(height), int(width), suppression="hard")
 
-    targets, left_out = encoded(codec, Annotation.of(boxes, labels))
-    found = codec.decode(codec.painted(targets), len(boxes))
+    targets, overflow = encoded(codec, Annotation.of(boxes, labels))
+    found = codec.decode(codec.maps_from_targets(targets), len(boxes))
     kept = codec.select([(1.0, found)], (height, width), False, 100)
 
-    assert left_out == 0
+    assert overflow == 0
     best = kept[kept.scores > 0.999]
     order, ours = np.lexsort(boxes.T[:2]), np.lexsort(best.boxes.T[:2])
     np.testing.assert_array_equal(best.labels[ours], labels[order])
@@ -91,7 +91,7 @@ def test_decode_and_select_undo_encode(seed):
 
 
 def candidates(boxes, scores, centres, labels=None, centre_labels=None):
-    """Boxes of corner pairs and centres (x, y, score), all of class 0 unless told."""
+    """Boxes of corner pairs and centres (x, y, score), of class 0 by default."""
     points = np.float32([centre[:2] for centre in centres]).reshape(-1, 2)
     return Detections(
         np.float32(boxes).reshape(-1, 4),
@@ -120,9 +120,9 @@ def selected(parts, scales=(1.0,), size=(1000, 1000), **settings):
         ([0, 0, 90, 90], (30.5, 59.5), True),
         ([0, 0, 90, 90], (30, 45), False),
         ([0, 0, 90, 90], (45, 60), False),
-        # 150 x 150 is the last of the small ones, whose middle third it is: 50 to 100
+        # 150 x 150 is the largest of the small boxes: the middle third, 50 to 100
         ([0, 0, 150, 150], (51, 99), True),
-        # above: the middle fifth, 60.4 to 90.6 of 151
+        # larger: the middle fifth, 60.4 to 90.6 of 151
         ([0, 0, 151, 150], (61, 89), True),
         ([0, 0, 151, 150], (51, 89), False),
         ([0, 0, 151, 150], (90.7, 75), False),
@@ -135,19 +135,19 @@ def test_the_central_region(box, centre, confirmed):
         assert found.scores[0] == pytest.approx((2 * 0.6 + 0.9) / 3)
 
 
-def test_a_centre_confirms_its_class_alone():
+def test_a_centre_confirms_only_its_class():
     found = candidates([[0, 0, 90, 90]] * 2, [0.6, 0.5], [(45, 45, 0.9)], labels=[0, 1], centre_labels=[1])
     assert selected([found]).labels.tolist() == [1]
 
 
-def test_the_best_centre_counts_and_the_first_one_where_published():
+def test_the_best_centre_is_used_and_if_published_the_first_one():
     centres = [(40, 40, 0.5), (45, 45, 0.3), (50, 50, 0.9)]
     part = candidates([[0, 0, 90, 90]], [0.6], centres)
     assert selected([part]).scores[0] == pytest.approx((2 * 0.6 + 0.9) / 3)
     assert selected([part], published=True).scores[0] == pytest.approx((2 * 0.6 + 0.5) / 3)
 
 
-def test_centres_come_from_all_scales_and_where_published_from_scale_1():
+def test_centres_of_all_scales_are_used_and_if_published_those_of_scale_1():
     with_centre = candidates([[0, 0, 90, 90]], [0.6], [(45, 45, 0.9)])
     without = candidates([[200, 200, 290, 290]], [0.5], [(250, 250, 0.3)])
     scales = (0.5, 1.0)
@@ -168,7 +168,7 @@ def test_centres_come_from_all_scales_and_where_published_from_scale_1():
         ([-2.6, 0, 90, 90], 2.0, False),
     ],
 )
-def test_boxes_far_outside_the_image_are_dropped_and_others_cut(box, scale, kept):
+def test_boxes_far_outside_the_image_are_dropped_and_others_clipped(box, scale, kept):
     part = candidates([box], [0.6], [(48, 48, 0.9)])
     found = selected([part], (scale,), (100, 100))
     assert len(found) == kept
@@ -176,7 +176,7 @@ def test_boxes_far_outside_the_image_are_dropped_and_others_cut(box, scale, kept
         np.testing.assert_allclose(found.boxes[0], np.clip(box, 0, 100))
 
 
-def test_nothing_found():
+def test_no_detections():
     for part in (
         candidates([], [], []),
         candidates([], [], [(45, 45, 0.9)]),
@@ -186,12 +186,14 @@ def test_nothing_found():
 
 
 @pytest.mark.parametrize("side", [127, 128])
-def test_centres_of_the_mirror_image_come_back(side):
+def test_centres_of_the_mirror_image_are_mirrored(side):
     boxes = np.float32([[10, 20, 60, 50], [30.5, 4.25, 99.75, 80]])
-    back = side - 1 - boxes[:, [2, 1, 0, 3]]
-    back[:, [1, 3]] = boxes[:, [1, 3]]
+    mirrored_boxes = side - 1 - boxes[:, [2, 1, 0, 3]]
+    mirrored_boxes[:, [1, 3]] = boxes[:, [1, 3]]
     codec = codec_of(height=side, width=side)
-    maps = [codec.painted(encoded(codec, Annotation.of(b, [1, 3]))[0]) for b in (boxes, back)]
+    maps = [
+        codec.maps_from_targets(encoded(codec, Annotation.of(b, [1, 3]))[0]) for b in (boxes, mirrored_boxes)
+    ]
     found, own = codec.decode(maps[0], 10, maps[1]), codec.decode(maps[0], 10)
     mirrored = found.centres[np.arange(len(own.centres), len(found.centres))]
     expected = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -199,7 +201,7 @@ def test_centres_of_the_mirror_image_come_back(side):
     np.testing.assert_allclose(best.boxes, np.tile(expected, 2), atol=1e-4)
 
 
-def test_detections_carry_their_centres():
+def test_centres_are_kept_by_all_operations_on_detections():
     part = candidates([[0, 0, 90, 90], [5, 5, 60, 60]], [0.6, 0.4], [(45, 45, 0.9)])
     view = View(100, 100, 2.0, 2.0, 10.0, -4.0)
     moved = part.to_image(view)
@@ -210,7 +212,7 @@ def test_detections_carry_their_centres():
     assert Detections.join([part, replace(part, centres=None)]).centres is None
 
 
-def test_the_codec_goes_to_worker_processes():
+def test_codec_can_be_pickled():
     codec = codec_of()
     assert pickle.loads(pickle.dumps(codec)) == codec
     assert set(CORNERS) < set(KEYPOINTS)

@@ -10,7 +10,7 @@ import pytest
 from pointdet.detectors import catalogue
 from pointdet.detectors.cornernet.head import DIRECTIONS
 from pointdet.detectors.triplet.head import cascade_corner_pooling, centre_pooling
-from pointdet.ops.layers import undrawn
+from pointdet.ops.layers import parameters_without_values
 from pointdet.weights.naming import triplet
 from pointdet.weights.naming.catalogue import official
 from pointdet.weights.naming.names import Names
@@ -27,7 +27,7 @@ def built(num_classes=80, **model):
 
 
 def size(detector):
-    return sum(v.size for v in detector.parameters(learnt_only=True).values())
+    return sum(v.size for v in detector.parameters(trainable_only=True).values())
 
 
 @pytest.mark.parametrize("kernels", ["nnabla", "blas"])
@@ -51,9 +51,9 @@ def test_published_pooling(golden, module, kernels):
     ("layers", "count"), [(52, 104_844_152), (104, 210_062_960)], ids=["Hourglass-52", "Hourglass-104"]
 )
 def test_published_network(golden, layers, count):
-    """Its parameters; with them test_adopt.py compares its outputs."""
+    """The parameters. tests/conversion/test_import_published.py compares the outputs."""
     entries = golden("networks_triplet.json")[f"triplet{layers}"]
-    with undrawn():
+    with parameters_without_values():
         detector = built(arch="hourglass", num_layers=layers, head_channels=256)
     assert size(detector) == count
     names = official(networks.config(model={"arch": "hourglass", "num_layers": layers}).model, "triplet")
@@ -72,7 +72,7 @@ def test_published_network(golden, layers, count):
     ],
 )
 def test_sizes_of_the_extension(arch, num_layers, hidden, count):
-    with undrawn():
+    with parameters_without_values():
         detector = built(arch=arch, num_layers=num_layers, feature_channels=256, head_channels=hidden)
     assert size(detector) == count
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of keypoint triplets, CornerNet's with a third keypoint, against published values and gradients."""
+"""The loss of keypoint triplets, CornerNet's with a third keypoint, against published values."""
 
 import nnabla as nn
 import numpy as np
 import pytest
 from corners import CLAMP, first_cells, placed, push_constant
 
-from pointdet.config.schema import Triplet
+from pointdet.config.schema import TripletConfig
 from pointdet.detectors.cornernet.loss import CornerNetLoss
 from pointdet.detectors.triplet.codec import KEYPOINTS
 
 NAMES = [f"{kind}_{name}" for kind in KEYPOINTS for name in ("heatmap", "offset", "tag")]
 NAMES.remove("centre_tag")
-PUBLISHED = Triplet(pull_weight=0.1, push_weight=0.1, embedding_loss="published")
+PUBLISHED = TripletConfig(pull_weight=0.1, push_weight=0.1, embedding_loss="published")
 
 
 def test_published_total_terms_and_gradients(golden):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution through either library against NNabla's own functions: values, all gradients, accumulation, memory."""
+"""Convolution with BLAS and oneDNN against NNabla's functions: values, gradients, accumulation, memory."""
 
 import resource
 
@@ -28,7 +28,7 @@ CONVOLUTIONS = [
     (1, 8, 24, 15, 18, 3, 2, 3, 1),
     (3, 12, 24, 9, 11, 3, 1, 1, 4),
     (2, 12, 24, 9, 11, 1, 1, 1, 3),
-    (2, 16, 16, 9, 12, 3, 2, 1, 16),  # every channel by itself
+    (2, 16, 16, 9, 12, 3, 2, 1, 16),  # depthwise
     (2, 16, 16, 9, 12, 3, 1, 2, 16),
 ]
 # batch, in, out, height, width, groups
@@ -50,7 +50,7 @@ LIBRARIES = [
 
 
 def parameters(seed, *shapes):
-    """Normal noise; weights so small that outputs are about 1 and rounding is not blown up."""
+    """Normal noise, with weights so small that outputs are about 1."""
     rng = np.random.default_rng(seed)
     scales = [1, *(1 / np.sqrt(np.prod(s[1:])) for s in shapes[1:])]
     arrays = [np.float32(rng.standard_normal(s) * scale) for s, scale in zip(shapes, scales, strict=True)]
@@ -58,7 +58,7 @@ def parameters(seed, *shapes):
 
 
 def both(inputs, ours, theirs):
-    """Values and gradients of a loss that reads the layer twice and its input once more."""
+    """Values and gradients of a loss that uses the layer twice and its input once more."""
     results = []
     for function in (theirs, ours):
         for variable in inputs:
@@ -110,7 +110,7 @@ def test_deconvolution(case, library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_gradients_add_up_over_passes(library):
+def test_gradients_accumulate_over_backward_passes(library):
     x, w = parameters(2, (2, 4, 8, 8), (6, 4, 3, 3))
     loss = F.sum(convolution.convolution(x, w, None, pad=1, library=library))
     w.grad.zero()

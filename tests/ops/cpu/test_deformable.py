@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deformable convolution against golden numbers and NNabla's own function: values, all gradients, accumulation."""
+"""Deformable convolution against golden values and NNabla's function: values, gradients, accumulation."""
 
 import nnabla as nn
 import nnabla.functions as F
@@ -12,21 +12,23 @@ from pointdet.ops.cpu.deformable import deformable_convolution
 CASES = [
     (2, 4, 5, 7, 9, 1),
     (1, 3, 2, 1, 1, 1),
-    (2, 8, 6, 12, 16, 20),  # most samples fall outside
-    (2, 6, 4, 9, 5, 0),  # at rest: every sample lies on a cell
+    (2, 8, 6, 12, 16, 20),  # most samples are outside the image
+    (2, 6, 4, 9, 5, 0),  # without offsets every sample is at the centre of a cell
     (1, 96, 40, 40, 36, 2),  # several blocks
 ]
 
 
-def stock(x, w, offset, mask, b):
+def nnabla_function(x, w, offset, mask, b):
     return F.deformable_convolution(x, w, offset, mask, b, pad=(1, 1))
 
 
-FUNCTIONS = pytest.mark.parametrize("function", [stock, deformable_convolution], ids=["nnabla", "ours"])
+FUNCTIONS = pytest.mark.parametrize(
+    "function", [nnabla_function, deformable_convolution], ids=["nnabla", "ours"]
+)
 
 
-def draw(case):
-    """Inputs whose outputs are about 1."""
+def make_inputs(case):
+    """Random inputs for which outputs are about 1."""
     batch, channels, out, height, width, spread = case
     rng = np.random.default_rng(0)
     arrays = [
@@ -41,7 +43,7 @@ def draw(case):
 
 @FUNCTIONS
 def test_golden(golden, function):
-    """Float64 of the published module; offsets of several cells, also across the borders."""
+    """Golden: float64 of the published module, with offsets of several cells, also across the borders."""
     arrays = golden("deformable.npz")
     inputs = {
         name: nn.Variable.from_numpy_array(arrays[f"function/{name}"], need_grad=True)
@@ -59,11 +61,11 @@ def test_golden(golden, function):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_as_nnabla(case):
-    """Also where the input has another reader, so that its gradients add up."""
-    inputs = draw(case)
+def test_equals_nnabla(case):
+    """Also if another function uses the inputs, so that gradients accumulate."""
+    inputs = make_inputs(case)
     results = []
-    for function in (stock, deformable_convolution):
+    for function in (nnabla_function, deformable_convolution):
         for variable in inputs:
             variable.grad.zero()
         y = function(*inputs)
@@ -77,8 +79,8 @@ def test_as_nnabla(case):
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_gradients_add_up_over_passes():
-    inputs = draw(CASES[0])
+def test_gradients_accumulate_over_backward_passes():
+    inputs = make_inputs(CASES[0])
     y = deformable_convolution(*inputs)
     loss = F.sum(y * y)
     for variable in inputs:
@@ -92,8 +94,8 @@ def test_gradients_add_up_over_passes():
         np.testing.assert_allclose(second, 2 * first, rtol=1e-5, atol=1e-5)
 
 
-def test_what_needs_no_gradient_gets_none():
-    inputs = draw(CASES[0])
+def test_inputs_without_need_grad_get_no_gradient():
+    inputs = make_inputs(CASES[0])
     for i in (0, 2, 4):
         inputs[i].need_grad = False
     for variable in inputs:
@@ -106,9 +108,9 @@ def test_what_needs_no_gradient_gets_none():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_wild_offsets_do_no_harm(value):
-    """A diverged network must come to its loss, which says so."""
-    inputs = draw(CASES[0])
+def test_offsets_that_are_not_finite_are_accepted(value):
+    """A diverged network must reach its loss, where the error is detected."""
+    inputs = make_inputs(CASES[0])
     inputs[2].d = np.full(inputs[2].shape, value)
     loss = F.sum(deformable_convolution(*inputs))
     loss.forward()

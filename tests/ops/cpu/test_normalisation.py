@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused batch normalisation against float64 and NNabla's functions: values, gradients, statistics, memory."""
+"""Fused batch normalisation against float64 and NNabla: values, gradients, statistics, memory."""
 
 import resource
 
@@ -47,7 +47,7 @@ def theirs(x, beta, gamma, mean, var, shortcut, batch_stat, relu):
 
 
 def outcome(function, shape, with_shortcut, batch_stat, relu):
-    """Everything that one pass leaves behind; the inputs are read once more, so their gradients add up."""
+    """All results of one pass. The loss uses the inputs once more, so that their gradients accumulate."""
     x, beta, gamma, mean, var, shortcut = variables(shape, 0)
     y = function(x, beta, gamma, mean, var, shortcut if with_shortcut else None, batch_stat, relu)
     y.persistent = True
@@ -61,7 +61,7 @@ def outcome(function, shape, with_shortcut, batch_stat, relu):
 
 
 def exact(shape, with_shortcut, batch_stat, relu):
-    """The same in float64, written out."""
+    """The same results in float64."""
     x, beta, gamma, mean, var, shortcut = (v.d.astype(np.float64) for v in variables(shape, 0))
     axes, count = (0, 2, 3), x.size / x.shape[1]
     used_mean, used_var = (
@@ -91,15 +91,15 @@ def exact(shape, with_shortcut, batch_stat, relu):
 @pytest.mark.parametrize("batch_stat", [False, True], ids=["running", "batch"])
 def test_values_gradients_and_statistics(shape, relu, with_shortcut, batch_stat):
     found = outcome(ours, shape, with_shortcut, batch_stat, relu)
-    stock = outcome(theirs, shape, with_shortcut, batch_stat, relu)
+    nnabla_results = outcome(theirs, shape, with_shortcut, batch_stat, relu)
     for name, value in exact(shape, with_shortcut, batch_stat, relu).items():
         largest = np.abs(value).max()
         assert np.abs(found[name] - value).max() <= 1e-5 * largest, name
-        # NNabla sums one value after the other in float32.
-        assert np.abs(found[name] - stock[name]).max() <= 3e-4 * largest, name
+        # NNabla adds the values one by one in float32.
+        assert np.abs(found[name] - nnabla_results[name]).max() <= 3e-4 * largest, name
 
 
-def test_one_value_keeps_its_running_variance_finite():
+def test_running_variance_of_one_value_is_finite():
     x, beta, gamma, mean, var, _ = variables((1, 4, 1, 1), 1)
     y = ours(x, beta, gamma, mean, var, None, batch_stat=True, relu=False)
     y.forward()
@@ -107,7 +107,7 @@ def test_one_value_keeps_its_running_variance_finite():
     assert np.isfinite(var.d).all()
 
 
-def test_gradients_add_up_over_passes():
+def test_gradients_accumulate_over_backward_passes():
     x, beta, gamma, mean, var, _ = variables((2, 4, 8, 8), 2)
     loss = F.sum(F.sin(ours(x, beta, gamma, mean, var, None, batch_stat=False, relu=True)))
     for variable in (x, beta, gamma):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The update in blocks against NNabla's own, on arrays of several blocks."""
+"""Adam and the moving average in blocks against NNabla and NumPy, on arrays of several blocks."""
 
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
 
-from pointdet.ops.cpu.update import BLOCK, BlockedAdam, follow
+from pointdet.ops.cpu.update import BLOCK, BlockedAdam, update_average
 
 SHAPES = {"blocks": (3, BLOCK - 7), "one": (BLOCK,), "single": (1,)}
 
@@ -21,7 +21,7 @@ def make():
     return adam, parameters
 
 
-def test_adam_is_nnablas():
+def test_adam_equals_nnabla():
     theirs, their_parameters = make()
     ours, our_parameters = make()
     blocked = BlockedAdam(ours)
@@ -45,10 +45,10 @@ def test_adam_is_nnablas():
             )
 
 
-def test_follow():
+def test_update_average():
     rng = np.random.default_rng(2)
     old, new = rng.standard_normal((2, 3, BLOCK)).astype(np.float32)
-    average, newest = nn.NdArray.from_numpy_array(old.copy()), nn.NdArray.from_numpy_array(new.copy())
-    follow(average, newest, 0.9)
+    average, parameter = nn.NdArray.from_numpy_array(old.copy()), nn.NdArray.from_numpy_array(new.copy())
+    update_average(average, parameter, 0.9)
     np.testing.assert_allclose(average.data, 0.9 * old.astype(np.float64) + 0.1 * new, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(newest.data, new)
+    np.testing.assert_array_equal(parameter.data, new)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the official upsampling with deformable convolutions; whole networks are checked in tests/backbones."""
+"""Names of the official upsampling with deformable convolutions. Complete networks: tests/backbones."""
 
 import pytest
 

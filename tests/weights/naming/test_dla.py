@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of DLA-34 with and without `base.`, and the order in which maps are joined."""
+"""Names of DLA-34 with and without `base.`, and the order of concatenated maps."""
 
 import numpy as np
 import pytest
 
 from pointdet.weights.naming import ctdet, dla
 from pointdet.weights.naming.dla import input_order
-from pointdet.weights.naming.names import Names, below
+from pointdet.weights.naming.names import Names, prefixed
 
-our_name = Names(dla.TRUNK + below("base.", dla.TRUNK) + dla.NECK + ctdet.heads(0)).ours
+our_name = Names(dla.TRUNK + prefixed("base.", dla.TRUNK) + dla.NECK + ctdet.heads(0)).ours
 
 
 def names_of(keys):
-    """Our names; two keys never have the same."""
+    """Our paths, which must be different for different keys."""
     found = [name for key in keys if (name := our_name(key)) is not None]
     assert len(found) == len(set(found))
     return set(found)
@@ -55,7 +55,7 @@ def test_names(key, name):
 @pytest.mark.parametrize(
     ("name", "out", "official"),
     [
-        # What the official kernel reads, as ours do: a letter for each map, as many as it has channels.
+        # Input channels of the official kernel and of ours: one letter per map, once for each channel.
         ("level2/root/conv/W", 2, ("bbaa", "aabb")),
         ("level5/root/conv/W", 2, ("bbaap", "aapbb")),
         ("level3/node2/root/conv/W", 2, ("bbaapii", "aaiibbp")),
@@ -64,7 +64,7 @@ def test_names(key, name):
         ("level3/node2/block1/basicblock1/conv/W", 2, ("abc", "abc")),
     ],
 )
-def test_joined_maps(name, out, official):
+def test_order_of_concatenated_maps(name, out, official):
     theirs, ours = (np.array(list(letters)) for letters in official)
     order = input_order(name, np.zeros((out, len(theirs), 3, 3), np.float32))
     assert list(theirs[order]) == list(ours)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published hourglass names: every parameter has one path of ours, and no other has one."""
+"""Names of the published hourglass networks."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from pointdet.weights.naming.names import Names
 our_name = Names(hourglass.trunk(5) + ctdet.heads(2)).ours
 
 
-def test_one_path_each(golden):
+def test_every_key_has_its_own_path(golden):
     keys = [key for key, _ in golden("network_hourglass104.json")["parameters"]]
     paths = [our_name(key) for key in keys]
     assert None not in paths and len(set(paths)) == len(keys) == 824
@@ -34,5 +34,5 @@ def test_one_path_each(golden):
         ("tl_cnvs.0.conv1.weight", None),
     ],
 )
-def test_examples(key, path):
+def test_names(key, path):
     assert our_name(key) == path

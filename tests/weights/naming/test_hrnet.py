@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every key of a published ImageNet HRNet has its parameter here, or is dropped with the classifier."""
+"""Names of the published ImageNet HRNets. Only the classifier has no parameter here."""
 
 import networks
 import nnabla as nn
@@ -14,22 +14,22 @@ from pointdet.weights.naming.names import Names
 our_name = Names(TRUNK).ours
 
 
-@pytest.mark.parametrize(("channels", "learnt"), [(18, 21_299_004), (32, 41_232_680), (48, 77_469_864)])
-def test_the_keys_are_those_of_the_published_classifiers(channels, learnt):
-    """The pattern that the tests take the keys from: published counts of entries and parameters."""
+@pytest.mark.parametrize(("channels", "trainable"), [(18, 21_299_004), (32, 41_232_680), (48, 77_469_864)])
+def test_number_of_keys_and_parameters_is_the_published_one(channels, trainable):
+    """For the keys that `networks.hrnet_parameters` generates for the tests."""
     entries = networks.hrnet_parameters(channels)
     assert len(entries) == 1956
     assert sum(key.endswith("num_batches_tracked") for key in entries) == 325
     ends = ("weight", "bias")
-    assert sum(int(np.prod(shape)) for key, shape in entries.items() if key.endswith(ends)) == learnt
+    assert sum(int(np.prod(shape)) for key, shape in entries.items() if key.endswith(ends)) == trainable
 
 
-def test_every_parameter_is_met_once():
+def test_every_parameter_has_one_key():
     hrnet(nn.Variable((1, 3, 32, 32)), 18, 4, 1.0, Mode(False))
     shapes = {}
     for key, shape in networks.hrnet_parameters(18).items():
         name = our_name(key)
-        assert name not in shapes, f"{key} is {name} once more"
+        assert name not in shapes, f"{key} is another key of {name}"
         if name is not None:
             shapes[name] = (1, *shape, 1, 1) if "/bn/" in name else tuple(shape)
     assert shapes == {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}

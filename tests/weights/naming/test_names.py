@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules translate both ways: every parameter of every published network has one path of ours, and comes back."""
+"""Translation of parameter names in both directions, for every published network."""
 
 import pytest
 
-from pointdet.config.schema import Model
+from pointdet.config.schema import ModelConfig
 from pointdet.weights.naming import cornernet, mmdetection
 from pointdet.weights.naming.catalogue import imagenet, official
 from pointdet.weights.naming.names import Names, Template
-from pointdet.weights.systems import DEAD
+from pointdet.weights.systems import UNUSED
 
 
 def hourglass(detector, layers):
-    return official(Model(arch="hourglass", num_layers=layers), detector)
+    return official(ModelConfig(arch="hourglass", num_layers=layers), detector)
 
 
 def resnet(layers, arch="resnet"):
-    return official(Model(arch=arch, num_layers=layers), "ctdet")
+    return official(ModelConfig(arch=arch, num_layers=layers), "ctdet")
 
 
-DLAV0 = official(Model(arch="dlav0", num_layers=34), "ctdet")
-DLA = official(Model(arch="dla", num_layers=34), "ctdet")
+DLAV0 = official(ModelConfig(arch="dlav0", num_layers=34), "ctdet")
+DLA = official(ModelConfig(arch="dla", num_layers=34), "ctdet")
 NETWORKS = {
     "res_18": ("networks.json", "res18", resnet(18)),
     "res_34": ("networks_more.json", "ctdet_res_34_head_conv64", resnet(34)),
@@ -31,8 +31,8 @@ NETWORKS = {
     "dla_34": ("networks_deformable.json", "dla34", DLA),
     "ctdet hourglass": ("network_hourglass104.json", None, hourglass("ctdet", 104)),
     "CornerNet": ("networks_cornernet.json", "hourglass104", hourglass("cornernet", 104)),
-    "simple 52": ("networks_cornernet.json", "simple52", hourglass("cornernet", 52).respelt(*cornernet.SIMPLE)),
-    "simple 104": ("networks_cornernet.json", "simple104", hourglass("cornernet", 104).respelt(*cornernet.SIMPLE)),
+    "simple 52": ("networks_cornernet.json", "simple52", hourglass("cornernet", 52).renamed(*cornernet.SIMPLE)),
+    "simple 104": ("networks_cornernet.json", "simple104", hourglass("cornernet", 104).renamed(*cornernet.SIMPLE)),
     "triplets 52": ("networks_triplet.json", "triplet52", hourglass("triplet", 52)),
     "triplets 104": ("networks_triplet.json", "triplet104", hourglass("triplet", 104)),
     "torchvision 34": ("networks_more.json", "torchvision_resnet34", imagenet("resnet", False)),
@@ -42,27 +42,27 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_there_and_back(golden, network):
+def test_every_key_is_translated_and_back(golden, network):
     file, table, names = NETWORKS[network]
     entries = golden(file) if table is None else golden(file)[table]
     keys = [key for key, _ in (entries if isinstance(entries, list) else entries["parameters"])]
     paths = {key: path for key in keys if (path := names.ours(key)) is not None}
     assert len(set(paths.values())) == len(paths)
     assert {key: names.published(path) for key, path in paths.items()} == {key: key for key in paths}
-    rest = set(keys) - set(paths)
-    idle = {key for key in rest if key.startswith(("level3.project", "level4.project"))}
-    assert all(DEAD.fullmatch(key) for key in rest - idle)
+    without_path = set(keys) - set(paths)
+    idle = {key for key in without_path if key.startswith(("level3.project", "level4.project"))}
+    assert all(UNUSED.fullmatch(key) for key in without_path - idle)
 
 
-def test_dialects_of_cornernet(golden):
-    """The same paths, whatever the spelling; mmdetection's, after a part of each kind."""
+def test_names_of_cornernet_in_other_code(golden):
+    """Simple CornerNet and mmdetection have the same paths; examples of mmdetection's keys."""
     theirs = [key for key, _ in golden("networks_cornernet.json")["hourglass104"]["parameters"]]
     simple = [key for key, _ in golden("networks_cornernet.json")["simple104"]["parameters"]]
     official_names = hourglass("cornernet", 104)
     paths = {official_names.ours(key) for key in theirs}
-    simple_names = official_names.respelt(*cornernet.SIMPLE)
+    simple_names = official_names.renamed(*cornernet.SIMPLE)
     assert {simple_names.ours(key) for key in simple} == paths
-    mmdet = official_names.respelt(*mmdetection.CORNERNET)
+    mmdet = official_names.renamed(*mmdetection.CORNERNET)
     keys = {mmdet.published(path) for path in paths}
     assert len(keys) == len(paths) and {mmdet.ours(key) for key in keys} == paths
     assert {
@@ -93,15 +93,15 @@ def test_dialects_of_cornernet(golden):
 @pytest.mark.parametrize(
     ("model", "detector", "key", "path"),
     [
-        (Model(arch="hourglass", num_layers=104), "triplet", "ct_cnvs.1.p_bn1.running_mean", "stack2/centre/pooled/bn/mean"),
-        (Model(arch="hourglass", num_layers=52), "triplet", "tl_cnvs.0.look_conv2.conv.weight", "top_left/horizontal_look/conv/W"),
-        (Model(arch="hourglass", num_layers=52), "triplet", "br_cnvs.0.P1_look_conv.weight", "bottom_right/vertical_joined/conv/W"),
-        (Model(arch="hrnet", num_layers=18), "triplet", "pre.3.running_var", "conv2/bn/var"),
-        (Model(arch="hrnet", num_layers=18), "triplet", "cnvs.bn.weight", "neck/bn/gamma"),
-        (Model(arch="hrnet", num_layers=18), "triplet", "ct_regrs.1.bias", "centre/offset_final/conv/b"),
-        (Model(arch="hrnet", num_layers=18), "triplet", "stage3.2.fuse_layers.2.0.1.0.weight", "stage3/2/fuse_layers/2/0/1/conv/W"),
-        (Model(arch="dla", num_layers=34), "cornernet", "br_tags.0.conv.bias", "bottom_right/tag_conv1/conv/b"),
-        (Model(arch="hourglass", num_layers=104, hourglass_levels=2), "ctdet", "kps.1.low2.low2.3.conv1.weight", "stack2/bottom/layer4/basicblock1/conv/W"),
+        (ModelConfig(arch="hourglass", num_layers=104), "triplet", "ct_cnvs.1.p_bn1.running_mean", "stack2/centre/pooled/bn/mean"),
+        (ModelConfig(arch="hourglass", num_layers=52), "triplet", "tl_cnvs.0.look_conv2.conv.weight", "top_left/horizontal_look/conv/W"),
+        (ModelConfig(arch="hourglass", num_layers=52), "triplet", "br_cnvs.0.P1_look_conv.weight", "bottom_right/vertical_joined/conv/W"),
+        (ModelConfig(arch="hrnet", num_layers=18), "triplet", "pre.3.running_var", "conv2/bn/var"),
+        (ModelConfig(arch="hrnet", num_layers=18), "triplet", "cnvs.bn.weight", "neck/bn/gamma"),
+        (ModelConfig(arch="hrnet", num_layers=18), "triplet", "ct_regrs.1.bias", "centre/offset_final/conv/b"),
+        (ModelConfig(arch="hrnet", num_layers=18), "triplet", "stage3.2.fuse_layers.2.0.1.0.weight", "stage3/2/fuse_layers/2/0/1/conv/W"),
+        (ModelConfig(arch="dla", num_layers=34), "cornernet", "br_tags.0.conv.bias", "bottom_right/tag_conv1/conv/b"),
+        (ModelConfig(arch="hourglass", num_layers=104, hourglass_levels=2), "ctdet", "kps.1.low2.low2.3.conv1.weight", "stack2/bottom/layer4/basicblock1/conv/W"),
     ],
 )  # fmt: skip
 def test_any_backbone_with_any_detector(model, detector, key, path):
@@ -116,7 +116,7 @@ def test_templates():
     assert template.numbers("stack3/layer12/x") is None and template.numbers("stack/layer12.x") is None
 
 
-def test_what_has_no_name():
+def test_keys_without_a_rule():
     names = Names((("conv{k}", "layer{k+1}/conv"), ("bn", "bn")))
     assert names.ours("conv0.weight") == "layer1/conv/W" and names.published("layer1/conv/b") == "conv0.bias"
     for key in ("conv0.scale", "conv.weight", "bn.num_batches_tracked", "weight", ""):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torchvision's names lead to the backbone of the NNabla example, official CenterNet's to all of it."""
+"""Names of torchvision's ResNets and of official CenterNet's `res_N`."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def our_name(key, bottleneck):
 
 
 def names_of(keys, bottleneck):
-    """Our names; two keys never have the same."""
+    """Our paths, which must be different for different keys."""
     found = [name for key in keys if (name := our_name(key, bottleneck)) is not None]
     assert len(found) == len(set(found))
     return set(found)
@@ -27,8 +27,8 @@ def test_same_names_as_the_nnabla_example(golden):
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_imagenet_and_detector_agree(golden, depth):
-    """Whatever is not the classifier, the upsampling or a head has the same names in both files."""
+def test_backbone_has_the_same_paths_in_both_files(golden, depth):
+    """The ImageNet file of torchvision and the detector of official CenterNet."""
     bottleneck = depth == 50
     detector = names_of((key for key, _ in golden("networks.json")[f"res{depth}"]["parameters"]), bottleneck)
     keys = [key for key, _ in golden("published_keys.json")[f"torchvision_resnet{depth}"]]

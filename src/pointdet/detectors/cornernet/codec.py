@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes <-> maps of CornerNet: a peak at two corners, their places in their cells, a tag that pairs them."""
+"""Boxes <-> maps of CornerNet: heatmaps of two corners, their offsets in their cells, tags that pair them."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pointdet.config.schema import CornerDetector
-from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
-from pointdet.structures import Annotation, AtScales, Detections, Maps
+from pointdet.arrays import Float32Array, Float64Array, Int64Array, Maps
+from pointdet.config.schema import CornerDetectorConfig
+from pointdet.detectors.common.heatmaps import draw_gaussian, gaussian_radius, peaks
+from pointdet.structures import Annotation, AtScales, Detections
 from pointdet.suppression import SoftNms
 
 CORNERS = ("top_left", "bottom_right")
 
 
 class Keypoints(NamedTuple):
-    """The keypoints of one kind found in an image, best first."""
+    """The detected keypoints of one kind in an image, best first."""
 
-    labels: npt.NDArray[np.int64]  # (K,)
-    points: npt.NDArray[np.float32]  # (K, 2) x and y in pixels of the input
-    scores: npt.NDArray[np.float32]  # (K,)
-    cells: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # their rows and columns in the maps
+    labels: Int64Array  # (K,)
+    points: Float32Array  # (K, 2) x and y in pixels of the input
+    scores: Float32Array  # (K,)
+    cells: tuple[Int64Array, Int64Array]  # their rows and columns in the maps
 
 
 class Objects(NamedTuple):
-    """The objects of one image that are learnt."""
+    """The objects of one image that are encoded as targets."""
 
-    labels: npt.NDArray[np.int64]  # (N,)
-    corners_cells: npt.NDArray[np.float64]  # (N, 2, 2)
-    radii: npt.NDArray[np.int64]  # (N,) of their Gaussians, in cells
-    left_out: int  # how many more can be seen
+    labels: Int64Array  # (N,)
+    corners_cells: Float64Array  # (N, 2, 2)
+    radii: Int64Array  # (N,) of their Gaussians, in cells
+    overflow: int  # number of visible objects beyond `max_objects`
 
 
 def draw_keypoints(
-    targets: Maps, kind: str, points: npt.NDArray[np.float64], objects: Objects, deviations: int = 6
+    targets: Maps, kind: str, points: Float64Array, objects: Objects, deviations: int = 6
 ) -> None:
-    """Fill the targets of one kind of keypoint: `points` (N, 2) are those of the objects, x and y in cells."""
+    """Fill the targets of one kind of keypoint. points: (N, 2), x and y in cells, one for each object."""
     labels, cells = objects.labels.tolist(), points.astype(np.int64)
     heatmap, count = targets[f"{kind}_heatmap"], len(labels)
     for label, (x, y), radius in zip(labels, cells.tolist(), objects.radii.tolist(), strict=True):
@@ -49,8 +49,8 @@ def draw_keypoints(
     targets[f"{kind}_positives"][0] = len(set(zip(labels, index.tolist(), strict=True)))
 
 
-def painted_keypoints(targets: Maps, kind: str) -> Maps:
-    """Heatmap and offset of one kind of keypoint of a network that has learnt these targets."""
+def keypoint_maps_from_targets(targets: Maps, kind: str) -> Maps:
+    """Heatmap and offset of one kind of keypoint, of a network that predicts the targets exactly."""
     heatmap, rows = targets[f"{kind}_heatmap"], targets["mask"] > 0
     ys, xs = np.unravel_index(targets[f"{kind}_index"][rows].astype(np.int64), heatmap.shape[1:])
     offset = np.zeros((2, *heatmap.shape[1:]), np.float32)
@@ -58,36 +58,37 @@ def painted_keypoints(targets: Maps, kind: str) -> Maps:
     return {f"{kind}_heatmap": heatmap, f"{kind}_offset": offset}
 
 
-def cut(found: Detections, size: tuple[int, int]) -> Detections:
-    """The same with boxes_image cut to an image of that height and width."""
+def clip(found: Detections, size: tuple[int, int]) -> Detections:
+    """Clip boxes_image to an image of size (height, width)."""
     boxes = np.clip(found.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
     return replace(found, boxes=boxes)
 
 
 @dataclass(frozen=True)
 class CornerNetCodec:
-    """`encode` makes targets of boxes, `decode` makes detections of the network's maps; one undoes the other.
+    """`encode` converts boxes to targets; `decode`, its inverse, converts the network's maps to detections.
 
-    Law and Deng, 2018, section 3. A map has ceil(side / 4) cells along a side of the input, and cell coordinates are
-    input pixels x cells / side: exactly a quarter where the side is a multiple of 4, and 128 / 511 for the published
-    511 x 511. Maps of another size belong to an input that is as much short of a multiple of 4 as the codec's.
+    Law and Deng, 2018, section 3. A map has ceil(side / 4) cells along a side of the input. Cell coordinates
+    are input pixels * cells / side. The factor is 1 / 4 if the side is a multiple of 4, and 128 / 511 for the
+    published 511 x 511. `decode` takes maps of any size. Their input is assumed to differ from a multiple of
+    4 by as much as the codec's.
     """
 
     num_classes: int
-    height: int  # of the network's input; only encode asks, decode takes maps of any size
+    height: int  # of the network's input in training
     width: int
     max_objects: int
     radius: Literal["published", "iou"]
     min_overlap: float
     top_k: int  # corners of each kind that are paired
-    candidates: int  # pairs kept of an image at one scale, and as many of its mirror image
+    candidates: int  # pairs kept for an image at one scale, and the same number for its mirror image
     tag_distance: float
     suppression: SoftNms
     stride: int = 4
 
     @staticmethod
-    def of(detector: CornerDetector, num_classes: int, height: int, width: int) -> CornerNetCodec:
-        """The codec of a configuration; `height`, `width` are those of the network's input."""
+    def of(detector: CornerDetectorConfig, num_classes: int, height: int, width: int) -> CornerNetCodec:
+        """The codec of a configuration. height, width: of the network's input in training."""
         return CornerNetCodec(
             num_classes,
             height,
@@ -106,9 +107,9 @@ class CornerNetCodec:
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes, for one image, of the float32 arrays that `encode` fills.
 
-        For each kind of corner: heatmap (C, h, w), positives (1,), the number of its cells that equal 1, and, with
-        one row per object, offset (M, 2), x and y of the corner from that of its cell, index (M,) of that cell,
-        y * w + x. mask (M,): 0 in rows without an object.
+        For each kind of corner: heatmap (C, h, w); positives (1,), the number of its cells that equal 1; and
+        with one row per object offset (M, 2), x and y of the corner relative to the top left of its cell, and
+        index (M,) of that cell, y * w + x. mask (M,): 0 in rows without an object.
         """
         shapes: dict[str, tuple[int, ...]] = {"mask": (self.max_objects,)}
         for corner in CORNERS:
@@ -116,7 +117,7 @@ class CornerNetCodec:
         return shapes
 
     def keypoint_shapes(self, kind: str) -> dict[str, tuple[int, ...]]:
-        """The part of `target_shapes` that one kind of keypoint has."""
+        """The part of `target_shapes` for one kind of keypoint."""
         map_height, map_width = -(-self.height // self.stride), -(-self.width // self.stride)
         return {
             f"{kind}_heatmap": (self.num_classes, map_height, map_width),
@@ -126,24 +127,24 @@ class CornerNetCodec:
         }
 
     def encode(self, annotation: Annotation, targets: Maps) -> int:
-        """Fills `targets` from boxes_input; returns how many visible objects exceeded `max_objects`.
+        """Fill `targets` from boxes_input. Returns the number of visible objects beyond `max_objects`.
 
-        Boxes are cut to the input's pixels; one that then has no area is not visible and takes no row. The first
-        `max_objects` of the others, in the annotation's order, are learned.
+        Boxes are clipped to the input's pixels. An object without area is then not visible and has no row.
+        The first `max_objects` visible objects, in the annotation's order, are encoded.
         """
-        return self.draw_corners(annotation, targets).left_out
+        return self.draw_corners(annotation, targets).overflow
 
     def draw_corners(self, annotation: Annotation, targets: Maps) -> Objects:
-        """`encode`, and the objects that found a place in `targets`."""
+        """`encode`, but returns the encoded objects."""
         for target in targets.values():
             target.fill(0)
-        objects = self._learnt(annotation, targets)
+        objects = self._visible_objects(annotation, targets)
         for corner, points in zip(CORNERS, objects.corners_cells.swapaxes(0, 1), strict=True):
             draw_keypoints(targets, corner, points, objects)
         targets["mask"][: len(objects.labels)] = 1
         return objects
 
-    def _learnt(self, annotation: Annotation, targets: Maps) -> Objects:
+    def _visible_objects(self, annotation: Annotation, targets: Maps) -> Objects:
         map_height, map_width = targets["top_left_heatmap"].shape[1:]
         sides = np.array([self.width, self.height], np.float64)
         corners_input = np.clip(annotation.boxes.reshape(-1, 2, 2), 0, sides - 1)
@@ -156,32 +157,33 @@ class CornerNetCodec:
         return Objects(annotation.labels[kept], corners_cells[kept], radii, len(visible) - len(kept))
 
     def decode(self, maps: Maps, count: int, mirrored: Maps | None = None) -> Detections:
-        """Candidates, boxes_input with corner scores, of an image and of its mirror image; `select` reads them.
+        """Candidates for `select`: boxes_input with corner scores, of an image and of its mirror image.
 
-        Of each kind of corner: heatmap (C, h, w), probabilities, tag (1, h, w), offset (2, h, w), x and y in cells.
-        At least `count` where there are as many: of each image the best first, the mirror image's last.
+        maps, for each kind of corner: heatmap (C, h, w), probabilities; tag (1, h, w); offset (2, h, w), x
+        and y in cells. At least `count` candidates per image are returned, if there are as many, best first;
+        those of the mirror image follow those of the image.
         """
         own = self._pairs(maps, max(count, self.candidates))
         if mirrored is None:
             return own
-        # Corners change their kind in a mirror, so maps cannot be averaged: boxes come back instead.
+        # The kinds of corners change in a mirror image, so the boxes are mirrored instead of the maps.
         others = self._pairs(mirrored, max(count, self.candidates))
         return Detections.join([own, self.mirror(others, mirrored)])
 
     def mirror(self, found: Detections, mirrored: Maps) -> Detections:
-        """What was found in the maps of the mirror image as it lies in the image: boxes_input both."""
+        """Convert detections (boxes_input) in the mirror image to detections in the image."""
         width = self._sides(mirrored)[0]
         last = width if self.suppression.published else width - 1
         left, right = last - found.boxes[:, 2], last - found.boxes[:, 0]
         return replace(found, boxes=np.stack([left, found.boxes[:, 1], right, found.boxes[:, 3]], axis=1))
 
-    def painted(self, targets: Maps) -> Maps:
-        """The maps of a network that has learnt these targets; of corners in one cell the last one's tag stays."""
+    def maps_from_targets(self, targets: Maps) -> Maps:
+        """See `Codec`. If several corners share a cell, the last one's tag is kept."""
         rows = targets["mask"] > 0
         tags = np.arange(rows.sum()) * (1 + self.tag_distance)
         maps: Maps = {}
         for corner in CORNERS:
-            maps |= painted_keypoints(targets, corner)
+            maps |= keypoint_maps_from_targets(targets, corner)
             shape = maps[f"{corner}_heatmap"].shape[1:]
             ys, xs = np.unravel_index(targets[f"{corner}_index"][rows].astype(np.int64), shape)
             maps[f"{corner}_tag"] = np.zeros((1, *shape), np.float32)
@@ -189,11 +191,11 @@ class CornerNetCodec:
         return maps
 
     def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
-        """The `count` best after suppression, boxes_image cut to the image; it is always suppressed."""
-        return self.suppression(cut(Detections.join([part for _, part in parts]), size), count)
+        """See `Codec`. Boxes are clipped to the image. Suppression is always applied."""
+        return self.suppression(clip(Detections.join([part for _, part in parts]), size), count)
 
     def keypoints(self, maps: Maps, kind: str) -> Keypoints:
-        """The `top_k` peaks of a heatmap; a cell of probability 0 is none."""
+        """The `top_k` highest peaks of a heatmap with probabilities above 0."""
         labels, ys, xs, scores = peaks(maps[f"{kind}_heatmap"], self.top_k)
         count = np.count_nonzero(scores > 0)
         labels, ys, xs, scores = labels[:count], ys[:count], xs[:count], scores[:count]
@@ -203,13 +205,13 @@ class CornerNetCodec:
         return Keypoints(labels, pixels, scores, (ys, xs))
 
     def _pairs(self, maps: Maps, count: int) -> Detections:
-        """The best pairs of corners that can be those of one object."""
+        """The `count` best pairs of corners with one class, similar tags and a box of size >= 0."""
         first, second = (self.keypoints(maps, corner) for corner in CORNERS)
         tags = [maps[f"{c}_tag"][0][found.cells] for c, found in zip(CORNERS, (first, second), strict=True)]
-        fit = first.labels[:, None] == second.labels
-        fit &= np.abs(tags[0][:, None] - tags[1]) <= self.tag_distance
-        fit &= (first.points[:, None] <= second.points).all(axis=2)
-        a, b = np.nonzero(fit)
+        match = first.labels[:, None] == second.labels
+        match &= np.abs(tags[0][:, None] - tags[1]) <= self.tag_distance
+        match &= (first.points[:, None] <= second.points).all(axis=2)
+        a, b = np.nonzero(match)
         scores = (first.scores[a] + second.scores[b]) / 2
         best = np.argsort(-scores, kind="stable")[:count]
         a, b, scores = a[best], b[best], scores[best]
@@ -217,8 +219,8 @@ class CornerNetCodec:
         corner_scores = np.stack([first.scores[a], second.scores[b]], axis=1)
         return Detections(boxes, first.labels[a], scores, corner_scores)
 
-    def _sides(self, maps: Maps) -> npt.NDArray[np.int64]:
-        """Width and height of the input that these maps were made of."""
+    def _sides(self, maps: Maps) -> Int64Array:
+        """Width and height of the input of these maps."""
         map_height, map_width = maps["top_left_heatmap"].shape[1:]
         missing = np.array([-self.width, -self.height]) % self.stride
         return np.array([map_width, map_height]) * self.stride - missing

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal heatmaps + pull and push of tags + smooth L1 offsets (Law and Deng, 2018, eq. 1 to 6)."""
+"""Focal loss of heatmaps, pull and push of tags, smooth L1 of offsets (Law and Deng, 2018, eq. 1 to 6)."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Literal
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
-import numpy.typing as npt
 
-from pointdet.config.schema import CornerDetector
+from pointdet.arrays import Batch, Float64Array
+from pointdet.config.schema import CornerDetectorConfig
 from pointdet.detectors.cornernet.codec import CORNERS
 from pointdet.ops.losses import gather_cells, heatmap_focal, masked_smooth_l1, pull_and_push
-from pointdet.structures import Batch
 
 
 @dataclass(frozen=True)
 class CornerNetLoss:
-    """Each term is averaged over stacks; images of weight 0 count nowhere."""
+    """Each term is averaged over stacks. Images of weight 0 are ignored."""
 
     pull_weight: float = 0.5
     push_weight: float = 0.5
     offset_weight: float = 1.0
     embedding_loss: Literal["mean", "published"] = "mean"
-    keypoints: tuple[str, ...] = CORNERS  # that have a heatmap and an offset; only corners have tags
+    keypoints: tuple[str, ...] = CORNERS  # each has a heatmap and an offset; only corners have tags
 
     @staticmethod
-    def of(detector: CornerDetector, keypoints: tuple[str, ...] = CORNERS) -> CornerNetLoss:
+    def of(detector: CornerDetectorConfig, keypoints: tuple[str, ...] = CORNERS) -> CornerNetLoss:
         """The loss of a configuration."""
         return CornerNetLoss(
             detector.pull_weight,
@@ -40,13 +39,14 @@ class CornerNetLoss:
 
     @property
     def divisors(self) -> tuple[str, ...]:
-        """Names of the numbers that `count` gives."""
+        """Names of the divisors that `count` returns."""
         return (*(f"{kind}_positives" for kind in self.keypoints), "objects", "images")
 
-    def count(self, batch: Batch) -> npt.NDArray[np.float64]:
-        """Cells of each heatmap that are exactly 1, objects, and images of one batch.
+    def count(self, batch: Batch) -> Float64Array:
+        """Number of cells of each heatmap that are exactly 1, of objects, and of images in one batch.
 
-        The published sum of pull and push over a batch is the mean over batches: to it a batch is one image.
+        The published pull and push are sums over a batch, averaged over batches: the batch then counts as one
+        image.
         """
         weight = batch["weight"].astype(np.float64)
         images = weight.sum()
@@ -65,7 +65,7 @@ class CornerNetLoss:
         divisors: dict[str, nn.Variable],
     ) -> dict[str, nn.Variable]:
         """Terms "heatmap", "pull", "push", "offset" and "total", each one number."""
-        each = [self._of_stack(outputs, targets, divisors) for outputs in stacks]
+        each = [self._stack_terms(outputs, targets, divisors) for outputs in stacks]
         means = {name: sum((s[name] for s in each[1:]), each[0][name]) * (1 / len(each)) for name in each[0]}
         total = (
             means["heatmap"]
@@ -75,7 +75,7 @@ class CornerNetLoss:
         )
         return {**means, "total": total}
 
-    def _of_stack(
+    def _stack_terms(
         self,
         outputs: dict[str, nn.Variable],
         targets: dict[str, nn.Variable],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes <-> maps of CenterNet: a peak at a box's centre, the size, the place of the centre in its cell."""
+"""Boxes <-> maps of CenterNet: heatmap of centres, size of the box, offset of the centre in its cell."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Literal
 
 import numpy as np
 
-from pointdet.config.schema import CtDet
-from pointdet.detectors.heatmaps import draw_gaussian, gaussian_radius, peaks
-from pointdet.structures import Annotation, AtScales, Detections, Maps
+from pointdet.arrays import Maps
+from pointdet.config.schema import CtDetConfig
+from pointdet.detectors.common.heatmaps import draw_gaussian, gaussian_radius, peaks
+from pointdet.structures import Annotation, AtScales, Detections
 from pointdet.suppression import SoftNms
 
 
 @dataclass(frozen=True)
 class CtDetCodec:
-    """`encode` makes targets of boxes, `decode` makes detections of the network's maps; one undoes the other.
+    """`encode` converts boxes to targets; `decode`, its inverse, converts the network's maps to detections.
 
-    Zhou et al., 2019, sections 3 and 4. Cell coordinates are input pixels / stride, both ways, with no shift
-    by half a cell.
+    Zhou et al., 2019, sections 3 and 4. Cell coordinates are input pixels / stride, without a shift by half a
+    cell.
     """
 
     num_classes: int
-    height: int  # of the network's input; only encode asks, decode takes maps of any size
+    height: int  # of the network's input in training; decode takes maps of any size
     width: int
     max_objects: int
     min_overlap: float
@@ -31,8 +32,8 @@ class CtDetCodec:
     stride: int = 4
 
     @staticmethod
-    def of(detector: CtDet, num_classes: int, height: int, width: int) -> CtDetCodec:
-        """The codec of a configuration; `height`, `width` are those of the network's input."""
+    def of(detector: CtDetConfig, num_classes: int, height: int, width: int) -> CtDetCodec:
+        """The codec of a configuration. height, width: of the network's input in training."""
         return CtDetCodec(
             num_classes, height, width, detector.max_objects, detector.min_overlap, detector.radius
         )
@@ -40,9 +41,9 @@ class CtDetCodec:
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes, for one image, of the float32 arrays that `encode` fills.
 
-        heatmap (C, h, w). One row per object: size (M, 2), width and height in cells; offset (M, 2), x and y
-        of the centre from the corner of its cell; index (M,) of that cell, y * w + x; mask (M,), 0 in rows
-        without an object. positives (1,), the number of cells of the heatmap that equal 1.
+        heatmap (C, h, w). With one row per object: size (M, 2), width and height in cells; offset (M, 2), x
+        and y of the centre relative to the top left of its cell; index (M,) of that cell, y * w + x; mask
+        (M,), 0 in rows without an object. positives (1,), the number of cells of the heatmap that equal 1.
         """
         return {
             "heatmap": (self.num_classes, -(-self.height // self.stride), -(-self.width // self.stride)),
@@ -54,10 +55,10 @@ class CtDetCodec:
         }
 
     def encode(self, annotation: Annotation, targets: Maps) -> int:
-        """Fills `targets` from boxes_input; returns how many visible objects exceeded `max_objects`.
+        """Fill `targets` from boxes_input. Returns the number of visible objects beyond `max_objects`.
 
-        Boxes are cut to the map; one that then has no area is not visible and takes no row. The first
-        `max_objects` of the others, in the annotation's order, are learned.
+        Boxes are clipped to the map. An object without area is then not visible and has no row. The first
+        `max_objects` visible objects, in the annotation's order, are encoded.
         """
         for target in targets.values():
             target.fill(0)
@@ -86,10 +87,10 @@ class CtDetCodec:
         return len(visible) - count
 
     def decode(self, maps: Maps, count: int, mirrored: Maps | None = None) -> Detections:
-        """At most `count` detections, boxes_input, best first, from the maps of one image.
+        """At most `count` detections (boxes_input), best first, from the maps of one image.
 
-        heatmap (C, h, w), probabilities; size (2, h, w), width and height, and offset (2, h, w), x and y, are
-        in cells. Those of the mirror image are averaged with the image's.
+        maps: heatmap (C, h, w), probabilities; size (2, h, w), width and height in cells; offset (2, h, w), x
+        and y in cells. The maps of the mirror image are averaged with them.
         """
         if mirrored is not None:
             maps = self.merge_mirrored(maps, mirrored)
@@ -99,8 +100,8 @@ class CtDetCodec:
         boxes_cells = np.concatenate([centres - halves, centres + halves], axis=1)
         return Detections((boxes_cells * self.stride).astype(np.float32), labels, scores)
 
-    def painted(self, targets: Maps) -> Maps:
-        """The maps of a network that has learnt these targets; of objects in one cell the last one's size stays."""
+    def maps_from_targets(self, targets: Maps) -> Maps:
+        """See `Codec`. If several objects share a cell, the last one's size is kept."""
         heatmap, rows = targets["heatmap"], targets["mask"] > 0
         maps = {"heatmap": heatmap}
         ys, xs = np.unravel_index(targets["index"][rows].astype(np.int64), heatmap.shape[1:])
@@ -110,14 +111,14 @@ class CtDetCodec:
         return maps
 
     def select(self, parts: AtScales, size: tuple[int, int], soft_nms: bool, count: int) -> Detections:
-        """The `count` best, after soft-NMS where it is asked for or needed; boxes may stick out of the image."""
+        """See `Codec`. Boxes are not clipped to the image."""
         found = Detections.join([part for _, part in parts])
         return SoftNms()(found, count) if soft_nms or len(parts) > 1 else found.best(count)
 
     def merge_mirrored(self, maps: Maps, mirrored: Maps) -> Maps:
-        """The maps of one image, averaged with those of its mirror image.
+        """The mean of the maps of an image and of its mirror image.
 
-        The offset is the image's own: mirroring turns its x around.
+        The offset is that of the image: mirroring changes the sign of its x.
         """
         return {
             "heatmap": (maps["heatmap"] + mirrored["heatmap"][..., ::-1]) / 2,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import nnabla as nn
 
-from pointdet.detectors.branches import HEATMAP_BIAS, Branch, predict
+from pointdet.detectors.common.branches import HEATMAP_BIAS, Branch, predict
 from pointdet.ops.layers import Mode, small_normal
 
 
 @dataclass(frozen=True)
 class CtDetHead:
-    """Parameters have the names of the published NNabla files, and their order."""
+    """Parameters have the names and the order of the published NNabla files."""
 
     num_classes: int
     channels: int
@@ -23,7 +23,7 @@ class CtDetHead:
 
     @property
     def branches(self) -> dict[str, Branch]:
-        """The outputs: logits (B, C, h, w); x and y, (B, 2, h, w); width and height in cells, (B, 2, h, w)."""
+        """heatmap: logits (B, C, h, w); offset: x, y and size: width, height, (B, 2, h, w) in cells."""
         first_bias = HEATMAP_BIAS if self.legacy_heatmap_bias else 0
         return {
             "heatmap": Branch("hm", self.num_classes, bias=HEATMAP_BIAS, first_bias=first_bias),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal heatmap + L1 size + L1 offset (Zhou et al., 2019, eq. 1 to 4)."""
+"""Focal loss of the heatmap, L1 of size and offset (Zhou et al., 2019, eq. 1 to 4)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from dataclasses import dataclass
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
-import numpy.typing as npt
 
+from pointdet.arrays import Batch, Float64Array
 from pointdet.ops.losses import gather_cells, heatmap_focal, masked_l1
-from pointdet.structures import Batch
 
 
 @dataclass(frozen=True)
 class CtDetLoss:
-    """Each term is averaged over stacks; images of weight 0 count nowhere."""
+    """Each term is averaged over stacks. Images of weight 0 are ignored."""
 
     heatmap_weight: float = 1.0
     size_weight: float = 0.1
     offset_weight: float = 1.0
     divisors: tuple[str, ...] = ("positives", "objects")
 
-    def count(self, batch: Batch) -> npt.NDArray[np.float64]:
-        """Heatmap cells that are exactly 1, and objects of one batch."""
+    def count(self, batch: Batch) -> Float64Array:
+        """Number of heatmap cells that are exactly 1, and of objects, in one batch."""
         weight = batch["weight"].astype(np.float64)
         return np.array(
             [np.sum(batch["positives"][:, 0] * weight), np.sum(batch["mask"].sum(axis=1) * weight)]

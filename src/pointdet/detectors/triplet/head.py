@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature map -> CornerNet's outputs behind cascade pooling, and centres (Duan et al., 2019, section 3.3)."""
+"""Feature map -> outputs of corners after cascade corner pooling, and of centres (Duan et al., 2019, 3.3)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import nnabla as nn
 
-from pointdet.detectors.branches import HEATMAP_BIAS, Branch, predict
+from pointdet.detectors.common.branches import HEATMAP_BIAS, Branch, predict
 from pointdet.detectors.cornernet.codec import CORNERS
-from pointdet.detectors.cornernet.head import DIRECTIONS, beside_shortcut, corner_branches
+from pointdet.detectors.cornernet.head import DIRECTIONS, add_shortcut, corner_branches
 from pointdet.detectors.triplet.codec import KEYPOINTS
 from pointdet.ops.layers import Mode, conv, conv_norm, uniform_in
 from pointdet.ops.pooling import Direction, corner_pool, line_pool
@@ -17,16 +17,16 @@ from pointdet.ops.pooling import Direction, corner_pool, line_pool
 
 @dataclass(frozen=True)
 class TripletHead:
-    """Each keypoint has parameters of its own, below top_left/, bottom_right/ and centre/."""
+    """Each keypoint has its own parameters, below top_left/, bottom_right/ and centre/."""
 
     num_classes: int
     pooling_channels: int
-    channels: int  # of the convolution that opens each branch
+    channels: int  # of the 3x3 convolution of each branch
     heatmaps: tuple[str, ...] = tuple(f"{kind}_heatmap" for kind in KEYPOINTS)
     class_bias: str = "top_left/heatmap_final/conv/b"
 
     def __call__(self, feature: nn.Variable, mode: Mode) -> dict[str, nn.Variable]:
-        """For each keypoint: logits (B, C, h, w), x and y of the offset (B, 2, h, w); of corners tags (B, 1, h, w)."""
+        """Of each keypoint logits (B, C, h, w) and offset x, y (B, 2, h, w); of corners tags (B, 1, h, w)."""
         outputs: dict[str, nn.Variable] = {}
         channels = self.pooling_channels
         for corner in CORNERS:
@@ -46,9 +46,10 @@ class TripletHead:
 def cascade_corner_pooling(
     x: nn.Variable, directions: tuple[Direction, Direction], channels: int, pooled_channels: int, mode: Mode
 ) -> nn.Variable:
-    """Feature map -> map of `channels` whose corners know borders and insides: section 3.3, figure 5.
+    """Cascade corner pooling module: feature map -> map of `channels` (section 3.3, figure 5).
 
-    Each cell looks inwards first and along the border then, as the published code does; the text says it the other way.
+    Pooling is first inwards and then along the border, as in the published code; the paper describes the
+    reverse order.
     """
     pooled = []
     for scope, along, inwards in zip(("vertical", "horizontal"), directions, directions[::-1], strict=True):
@@ -59,14 +60,14 @@ def cascade_corner_pooling(
         with nn.parameter_scope(f"{scope}_joined"):
             h = conv(border + inside, pooled_channels, 3, mode, init=uniform_in)
         pooled.append(corner_pool(h, along, mode))
-    return beside_shortcut(x, pooled[0] + pooled[1], channels, mode)
+    return add_shortcut(x, pooled[0] + pooled[1], channels, mode)
 
 
 def centre_pooling(x: nn.Variable, channels: int, pooled_channels: int, mode: Mode) -> nn.Variable:
-    """Feature map -> map of `channels` whose cells know their row and column: section 3.3, figure 4."""
+    """Centre pooling module: feature map -> map of `channels` (section 3.3, figure 4)."""
     lines = []
     for scope, vertical in (("vertical", True), ("horizontal", False)):
         with nn.parameter_scope(scope):
             h = conv_norm(x, pooled_channels, 3, mode, init=uniform_in)
         lines.append(line_pool(h, vertical, mode))
-    return beside_shortcut(x, lines[0] + lines[1], channels, mode)
+    return add_shortcut(x, lines[0] + lines[1], channels, mode)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NNabla functions over NumPy and its BLAS: float32, NCHW, several times faster than those of NNabla's CPU wheels.
+"""NNabla functions written in Python with NumPy, BLAS and oneDNN: float32 and NCHW.
 
-A saved graph cannot hold Python functions, so graphs for export are built from NNabla's own.
+They are several times faster than the functions of NNabla's CPU wheels. NNabla cannot save Python functions,
+so graphs for export use NNabla's own functions.
 """

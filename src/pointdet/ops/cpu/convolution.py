@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution and deconvolution with square kernels as NNabla functions, over either library."""
+"""Convolution and deconvolution with square kernels as NNabla functions, with NumPy's BLAS or oneDNN."""
 
 from __future__ import annotations
 
 import nnabla as nn
 from nnabla.function import PythonFunction
 
-from pointdet.ops.cpu.blas import Blas, Grouped
-from pointdet.ops.cpu.correlation import Correlation, Geometry
-from pointdet.ops.cpu.memory import Floats, data, grad, silent
-from pointdet.ops.cpu.onednn import OneDnn
+from pointdet.ops.cpu.blas import BlasConvolution, GroupedBlasConvolution
+from pointdet.ops.cpu.memory import data, grad, silent, store
+from pointdet.ops.cpu.onednn import OneDnnConvolution
+from pointdet.ops.cpu.primitives import ConvolutionPrimitives, ConvolutionShape
 
 
 def convolution(
@@ -23,7 +23,10 @@ def convolution(
     groups: int = 1,
     library: str,
 ) -> nn.Variable:
-    """As F.convolution: x (B, C, H, W), w (O, C / groups, k, k), b (O,) or None."""
+    """Like F.convolution: x (B, C, H, W), w (O, C / groups, k, k), b (O,) or None.
+
+    library: "blas" or "onednn".
+    """
     inputs = [x, w] if b is None else [x, w, b]
     return _Convolution(nn.get_current_context(), library, pad, stride, dilation, groups)(*inputs)
 
@@ -31,19 +34,18 @@ def convolution(
 def deconvolution(
     x: nn.Variable, w: nn.Variable, *, pad: int, stride: int, groups: int = 1, library: str
 ) -> nn.Variable:
-    """As F.deconvolution: x (B, C, h, w), w (C, O / groups, k, k)."""
+    """Like F.deconvolution: x (B, C, h, w), w (C, O / groups, k, k). library: "blas" or "onednn"."""
     return _Deconvolution(nn.get_current_context(), library, pad, stride, 1, groups)(x, w)
 
 
-def correlation_of(geometry: Geometry, library: str) -> Correlation:
-    """The layer's three sums through "blas" or "onednn"."""
+def _make_primitives(shape: ConvolutionShape, library: str) -> ConvolutionPrimitives:
     if library == "onednn":
-        return OneDnn(geometry)
-    return Grouped(geometry) if geometry.groups > 1 else Blas(geometry)
+        return OneDnnConvolution(shape)
+    return GroupedBlasConvolution(shape) if shape.groups > 1 else BlasConvolution(shape)
 
 
 class _Layer(PythonFunction):
-    """What both functions share."""
+    """Base class of both functions."""
 
     def __init__(
         self, ctx: nn.Context, library: str, pad: int, stride: int, dilation: int, groups: int
@@ -61,14 +63,16 @@ class _Layer(PythonFunction):
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return {i, j} == {0, 1}
 
-    def _correlation(
+    def _setup(
         self, batch: int, channels: int, height: int, width: int, out_channels: int, kernel: int
-    ) -> Correlation:
-        self._geometry = Geometry(
+    ) -> ConvolutionShape:
+        """Make the primitives. The sizes are those of the convolution, also for a deconvolution."""
+        shape = ConvolutionShape(
             *(batch, channels, height, width, out_channels, kernel),
             *(self._pad, self._stride, self._dilation, self._groups),
         )
-        return correlation_of(self._geometry, self._library)
+        self._primitives = _make_primitives(shape, self._library)
+        return shape
 
 
 class _Convolution(_Layer):
@@ -79,14 +83,13 @@ class _Convolution(_Layer):
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         batch, channels, height, width = inputs[0].shape
         out_channels, _, kernel, _ = inputs[1].shape
-        self._sums = self._correlation(batch, channels, height, width, out_channels, kernel)
-        shape = (batch, out_channels, self._geometry.rows, self._geometry.columns)
-        outputs[0].reset_shape(shape, True)
+        shape = self._setup(batch, channels, height, width, out_channels, kernel)
+        outputs[0].reset_shape((batch, out_channels, shape.out_height, shape.out_width), True)
 
     @silent
     def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         y = data(outputs[0])
-        self._sums.reduce(data(inputs[1]), data(inputs[0]), y, False)
+        self._primitives.forward(data(inputs[0]), data(inputs[1]), y, False)
         if len(inputs) == 3:
             y += data(inputs[2])[:, None, None]
 
@@ -100,33 +103,31 @@ class _Convolution(_Layer):
     ) -> None:
         dy = grad(outputs[0])
         if propagate_down[0]:
-            self._sums.spread(data(inputs[1]), dy, grad(inputs[0]), accum[0])
+            self._primitives.backward_data(data(inputs[1]), dy, grad(inputs[0]), accum[0])
         if propagate_down[1]:
-            self._sums.learn(data(inputs[0]), dy, grad(inputs[1]), accum[1])
+            self._primitives.backward_weights(data(inputs[0]), dy, grad(inputs[1]), accum[1])
         if len(inputs) == 3 and propagate_down[2]:
-            db: Floats = grad(inputs[2])
-            total = dy.sum(axis=(0, 2, 3))
-            db[...] = db + total if accum[2] else total
+            store(grad(inputs[2]), dy.sum(axis=(0, 2, 3)), accum[2])
 
 
 class _Deconvolution(_Layer):
-    """The transpose of a convolution: its input is the small side."""
+    """The transpose of a convolution: its input and output have the shapes of the convolution's y and x."""
 
     @property
     def name(self) -> str:
         return "CpuDeconvolution"
 
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
-        batch, out_channels, rows, columns = inputs[0].shape
+        batch, out_channels, *input_size = inputs[0].shape
         _, channels, kernel, _ = inputs[1].shape
         channels *= self._groups
-        height, width = (self._stride * (n - 1) + kernel - 2 * self._pad for n in (rows, columns))
-        self._sums = self._correlation(batch, channels, height, width, out_channels, kernel)
+        height, width = (self._stride * (n - 1) + kernel - 2 * self._pad for n in input_size)
+        self._setup(batch, channels, height, width, out_channels, kernel)
         outputs[0].reset_shape((batch, channels, height, width), True)
 
     @silent
     def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
-        self._sums.spread(data(inputs[1]), data(inputs[0]), data(outputs[0]), False)
+        self._primitives.backward_data(data(inputs[1]), data(inputs[0]), data(outputs[0]), False)
 
     @silent
     def backward_impl(
@@ -138,6 +139,6 @@ class _Deconvolution(_Layer):
     ) -> None:
         dy = grad(outputs[0])
         if propagate_down[0]:
-            self._sums.reduce(data(inputs[1]), dy, grad(inputs[0]), accum[0])
+            self._primitives.forward(dy, data(inputs[1]), grad(inputs[0]), accum[0])
         if propagate_down[1]:
-            self._sums.learn(dy, data(inputs[0]), grad(inputs[1]), accum[1])
+            self._primitives.backward_weights(dy, data(inputs[0]), grad(inputs[1]), accum[1])

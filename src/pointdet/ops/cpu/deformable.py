@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modulated deformable convolution (Zhu et al., 2019) of 3x3 as an NNabla function, over SciPy and NumPy's BLAS.
+"""Modulated deformable convolution 3x3 (Zhu et al., 2019) as an NNabla function, with SciPy and NumPy's BLAS.
 
-Maps lie channels last here. Bilinear sampling is then a sparse matrix with four numbers per sample, the way back its
-transpose; what remains is multiplied with the kernel, in blocks of cells that fit the cache.
+Maps are channels last here. Bilinear sampling is then the product with a sparse matrix that has four numbers
+per sample, and its gradient the product with the transpose. The samples are multiplied with the kernel in
+blocks of cells that fit the cache.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import numpy as np
 from nnabla.function import PythonFunction
 from scipy.sparse import csr_array
 
+from pointdet.arrays import Float32Array
 from pointdet.ops.cpu.blas import BLOCK
-from pointdet.ops.cpu.memory import Floats, data, grad, silent, store, workspace
+from pointdet.ops.cpu.memory import data, grad, silent, store, workspace
 
 X, W, OFFSET, MASK, BIAS = range(5)
 
-TAPS = np.indices((3, 3), np.float32).reshape(2, 1, 9) - 1  # y and x of the nine samples of a cell at rest
+# y and x of the nine samples of a cell without offsets
+TAPS = np.indices((3, 3), np.float32).reshape(2, 1, 9) - 1
 
 
 def deformable_convolution(
     x: nn.Variable, w: nn.Variable, offset: nn.Variable, mask: nn.Variable, b: nn.Variable
 ) -> nn.Variable:
-    """As F.deformable_convolution with pad 1.
+    """Like F.deformable_convolution with pad 1.
 
-    x (B, C, H, W), w (O, C, 3, 3), offset (B, 18, H, W): y and x of each sample in turn, mask (B, 9, H, W), b (O,).
+    x (B, C, H, W), w (O, C, 3, 3), offset (B, 18, H, W) with y, x of each sample, mask (B, 9, H, W), b (O,).
     """
     return _DeformableConvolution(nn.get_current_context())(x, w, offset, mask, b)
 
@@ -102,28 +105,29 @@ class _DeformableConvolution(PythonFunction):
 
 
 class _Samples:
-    """The nine samples of every cell of a block: where they lie between four neighbours, and what they count."""
+    """The nine samples of every cell of a block: their four neighbours and their interpolation weights."""
 
-    def __init__(self, offset: Floats, mask: Floats, cells: slice) -> None:
+    def __init__(self, offset: Float32Array, mask: Float32Array, cells: slice) -> None:
         """offset (18, H, W), mask (9, H, W) of one image."""
         _, height, width = mask.shape
         size = np.array([height, width], np.float32).reshape(2, 1, 1)
         position = np.add(offset.reshape(9, 2, -1)[:, :, cells].transpose(1, 2, 0), TAPS, order="C")
         position += np.stack(np.divmod(np.arange(cells.start, cells.stop), width))[..., None]  # (2, cells, 9)
-        # Beyond these borders a sample is zero and has no gradients. Offsets may be NaN, an index never.
+        # Outside these borders a sample is zero and has no gradients. Offsets may be NaN, but an index must
+        # not be.
         self._inside = ((position > -1) & (position < size)).all(0)
         low = np.fmin(np.fmax(np.floor(position), -1), size - 1)
         self._y, self._x = position - low
         self._mask = mask.reshape(9, -1)[:, cells].T * self._inside
         first = ((low[0] + 1) * (width + 2) + low[1] + 1).astype(np.int32)
-        # Only this part of the table is looked at, and its gradient touched.
+        # The part of the table that these samples read, and whose gradient they change.
         self.near = slice(int(first.min()), int(first.max()) + width + 4)
         first -= self.near.start
         self._neighbours = [first, first + 1, first + width + 2, first + width + 3]
         self.matrix = self._interpolation()
 
     def _interpolation(self) -> csr_array:
-        """(9 cells, table[near]): every sample from its four neighbours."""
+        """(9 cells, length of table[near]): the weights of the four neighbours of every sample."""
         y, x = self._y, self._x
         weights = np.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], -1) * self._mask[..., None]
         ends = np.arange(0, weights.size + 1, 4, dtype=np.int32)
@@ -131,12 +135,12 @@ class _Samples:
         shape = (len(ends) - 1, self.near.stop - self.near.start)
         return csr_array((weights.ravel(), neighbours.ravel(), ends), shape=shape)
 
-    def gradients(self, near: Floats, dcolumns: Floats) -> tuple[Floats, Floats]:
-        """The gradients of offset (2, cells, 9) and mask (cells, 9) from those of the samples (9 cells, C)."""
+    def gradients(self, near: Float32Array, dcolumns: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Gradients of offset (2, cells, 9) and mask (cells, 9), from those of the samples (9 cells, C)."""
         values = workspace("neighbours", *dcolumns.shape)
-        products = []  # of each neighbour and the sample's gradient, summed over the channels
+        products = []  # neighbour times gradient of the sample, summed over channels
         for index in self._neighbours:
-            np.take(near, index.ravel(), axis=0, out=values, mode="clip")  # clip saves a copy
+            np.take(near, index.ravel(), axis=0, out=values, mode="clip")  # mode "clip" saves a copy
             products.append(np.einsum("sc,sc->s", values, dcolumns).reshape(index.shape))
         top_left, top_right, bottom_left, bottom_right = products
         y, x = self._y, self._x
@@ -148,8 +152,8 @@ class _Samples:
         )
 
 
-def _table(image: Floats) -> Floats:
-    """(C, H, W) -> ((H + 2) (W + 2), C): a row per cell, with a border of zeros."""
+def _table(image: Float32Array) -> Float32Array:
+    """(C, H, W) -> ((H + 2) (W + 2), C): one row per cell, with a border of zeros."""
     channels, height, width = image.shape
     table = workspace("table", height + 2, width + 2, channels)
     table[0] = table[-1] = 0
@@ -158,13 +162,13 @@ def _table(image: Floats) -> Floats:
     return table.reshape(-1, channels)
 
 
-def _matrix(w: Floats) -> Floats:
-    """(O, C, 3, 3) -> (O, 9 C), the channels of a tap together."""
+def _matrix(w: Float32Array) -> Float32Array:
+    """(O, C, 3, 3) -> (O, 9 C), with the channels of each tap together."""
     return w.transpose(0, 2, 3, 1).reshape(len(w), -1)
 
 
-def _blocks(image: Floats) -> Iterator[slice]:
-    """The cells of an image, as many at once as fit the cache."""
+def _blocks(image: Float32Array) -> Iterator[slice]:
+    """The cells of an image in blocks that fit the cache."""
     channels, height, width = image.shape
     step = max(1, BLOCK // (9 * channels))
     for first in range(0, height * width, step):

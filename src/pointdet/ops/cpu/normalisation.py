@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation, the sum with a shortcut and ReLU as one function: each value is fetched from memory once.
+"""Batch normalisation, the sum with a shortcut and ReLU fused into one NNabla function.
 
-The work is done in blocks of channels that fit the cache.
+It works in blocks of channels that fit the cache, so that each value is read from memory once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from pointdet.ops.cpu.memory import Floats, data, grad, recomputing, silent, store, workspace, zeros
+from pointdet.arrays import Float32Array
+from pointdet.ops.cpu.memory import data, grad, recomputing, silent, store, workspace, zeros
 
 BLOCK = 1 << 16  # values of a block: 256 KiB
 
@@ -29,9 +30,10 @@ def batch_normalization(
     shortcut: nn.Variable | None,
     relu: bool,
 ) -> nn.Variable:
-    """As F.batch_normalization over axis 1 of x (B, C, H, W), plus `shortcut`, then ReLU where asked.
+    """Like F.batch_normalization over axis 1, then the sum with `shortcut`, then ReLU if `relu`.
 
-    `parameters`: beta, gamma, mean, var, each (1, C, 1, 1); mean and var are updated where `batch_stat`.
+    x and `shortcut`: (B, C, H, W). `parameters`: beta, gamma, mean, var, each (1, C, 1, 1). With
+    `batch_stat`, mean and var are updated.
     """
     inputs = [x, *parameters] if shortcut is None else [x, *parameters, shortcut]
     return _BatchNormalization(nn.get_current_context(), decay, eps, batch_stat, relu)(*inputs)
@@ -58,7 +60,7 @@ class _BatchNormalization(PythonFunction):
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         outputs[0].reset_shape(inputs[X].shape, True)
 
-    def _blocks(self, x: Floats) -> Iterator[slice]:
+    def _blocks(self, x: Float32Array) -> Iterator[slice]:
         step = max(1, BLOCK * x.shape[1] // x.size)
         for first in range(0, x.shape[1], step):
             yield slice(first, min(first + step, x.shape[1]))
@@ -91,7 +93,7 @@ class _BatchNormalization(PythonFunction):
                 centred += shortcut[:, block]
             if self._relu:
                 centred += beta[block]
-                np.maximum(centred, zeros(*part.shape), out=out)  # three times as fast as against a number
+                np.maximum(centred, zeros(*part.shape), out=out)  # three times as fast as with the number 0
             else:
                 np.add(centred, beta[block], out=out)
         if self._batch_stat and not recomputing():
@@ -124,7 +126,7 @@ class _BatchNormalization(PythonFunction):
             dgamma[block] = np.einsum("bcn,bcn->c", part, centred)[:, None] * scale
             if not propagate_down[X]:
                 continue
-            if self._batch_stat:  # the statistics move with x, too
+            if self._batch_stat:  # the statistics depend on x, too
                 centred *= -scale / count * dgamma[block]
                 centred += part
                 centred -= dbeta[block] / count
@@ -137,7 +139,7 @@ class _BatchNormalization(PythonFunction):
                 store(grad(inputs[i]).reshape(-1, 1), total, accum[i])
 
 
-def _flat(maps: Floats) -> Floats:
+def _flat(maps: Float32Array) -> Float32Array:
     """(B, C, H, W) -> (B, C, H W)."""
     return maps.reshape(*maps.shape[:2], -1)
 

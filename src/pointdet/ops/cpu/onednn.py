@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correlations through oneDNN 3.x, where its library is installed (the extra `onednn`).
+"""Convolution primitives with oneDNN 3.x, if its library is installed (the extra `onednn`).
 
-The library chooses memory layouts; arrays are brought there and back by its own reorders, in memory that all layers
-share. Names and numbers are those of its C interface, dnnl.h and dnnl_types.h.
+oneDNN chooses the memory layouts. Its reorder primitives convert arrays to these layouts and back, in memory
+that all layers share. Names and numbers are those of the C interface, dnnl.h and dnnl_types.h.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import ctypes
 import os
 from collections.abc import Sequence
 from ctypes import Structure, byref, c_int, c_int64, c_size_t, c_void_p
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 import numpy as np
 
+from pointdet.arrays import Float32Array
 from pointdet.errors import PointDetError
-from pointdet.ops.cpu.correlation import Geometry
-from pointdet.ops.cpu.memory import Floats, workspace
+from pointdet.ops.cpu.memory import workspace
+from pointdet.ops.cpu.primitives import ConvolutionShape
 
 PACKAGE = "onednn-cpu-gomp"
 FILE = "libdnnl.so.3"
@@ -27,7 +28,7 @@ FILE = "libdnnl.so.3"
 CPU, IN_ORDER, FLOAT, ANY = 1, 1, 3, 1
 DIRECT = 1  # the algorithm
 FORWARD_TRAINING = 64
-# Argument -> what a primitive is asked for its layout.
+# Index of an argument, and the query for its memory layout.
 SRC, WEIGHTS, DST = (1, 129), (33, 131), (17, 133)
 DIFF_SRC, DIFF_WEIGHTS, DIFF_DST = (129, 130), (161, 132), (145, 134)
 FROM, TO = 1, 17  # of a reorder
@@ -38,7 +39,7 @@ class _Argument(Structure):
 
 
 def library_file() -> str | None:
-    """The installed library's file, or None."""
+    """Path of the installed library, or None."""
     try:
         files = distribution(PACKAGE).files or []
     except PackageNotFoundError:
@@ -48,7 +49,7 @@ def library_file() -> str | None:
 
 
 class _Library:
-    """The library, an engine and a stream of this process."""
+    """The loaded library with the engine and the stream of this process."""
 
     def __init__(self, file: str) -> None:
         self._functions = ctypes.CDLL(file)
@@ -61,8 +62,8 @@ class _Library:
         if status:
             raise RuntimeError(f"oneDNN: {function} gave status {status}")
 
-    def asked(self, description: c_void_p, query: int) -> c_void_p:
-        """The layout of an argument."""
+    def layout(self, description: c_void_p, query: int) -> c_void_p:
+        """The memory layout that a primitive uses for an argument."""
         function = self._functions.dnnl_primitive_desc_query_md
         function.restype = c_void_p
         return c_void_p(function(description, c_int(query), c_int(0)))
@@ -77,11 +78,12 @@ class _Library:
 
 
 def require() -> str:
-    """The library's file. Errors: PointDetError where it is not installed."""
+    """Path of the installed library. Errors: PointDetError if it is not installed."""
     file = library_file()
     if file is None:
         raise PointDetError(
-            f"runtime.cpu_kernels is onednn, but {PACKAGE} is not installed; pip install {PACKAGE}, or choose blas"
+            f"runtime.cpu_kernels is onednn, but {PACKAGE} is not installed; "
+            f"pip install {PACKAGE}, or choose blas"
         )
     return file
 
@@ -91,81 +93,74 @@ def _library() -> _Library:
     return _Library(require())
 
 
-class OneDnn:
-    """`Correlation` of one geometry; primitives are made when first asked for."""
+class OneDnnConvolution:
+    """`ConvolutionPrimitives` with oneDNN. Each primitive is created at its first use."""
 
-    def __init__(self, geometry: Geometry) -> None:
-        self._geometry = g = geometry
+    def __init__(self, shape: ConvolutionShape) -> None:
+        self._shape = s = shape
         self._shapes = {
-            "large": (g.batch, g.channels, g.height, g.width),
-            "small": (g.batch, g.out_channels, g.rows, g.columns),
-            "kernel": (g.out_channels, g.channels // g.groups, g.kernel, g.kernel),
+            "x": (s.batch, s.channels, s.height, s.width),
+            "y": (s.batch, s.out_channels, s.out_height, s.out_width),
+            "w": (s.out_channels, s.channels // s.groups, s.kernel, s.kernel),
         }
-        self._primitives: dict[str, _Primitive] = {}
 
-    def reduce(self, kernel: Floats, large: Floats, small: Floats, add: bool) -> None:
-        self._run("reduce", kernel, large, small, add)
+    def forward(self, x: Float32Array, w: Float32Array, y: Float32Array, accumulate: bool) -> None:
+        self._forward(x, w, y, accumulate)
 
-    def spread(self, kernel: Floats, small: Floats, large: Floats, add: bool) -> None:
-        self._run("spread", kernel, small, large, add)
+    def backward_data(self, w: Float32Array, dy: Float32Array, dx: Float32Array, accumulate: bool) -> None:
+        self._backward_data(w, dy, dx, accumulate)
 
-    def learn(self, large: Floats, small: Floats, kernel: Floats, add: bool) -> None:
-        self._run("learn", large, small, kernel, add)
+    def backward_weights(self, x: Float32Array, dy: Float32Array, dw: Float32Array, accumulate: bool) -> None:
+        self._backward_weights(x, dy, dw, accumulate)
 
-    def _run(self, name: str, first: Floats, second: Floats, result: Floats, add: bool) -> None:
-        if name not in self._primitives:
-            self._primitives[name] = getattr(self, f"_make_{name}")()
-        self._primitives[name](first, second, result, add)
+    @cached_property
+    def _forward(self) -> _Primitive:
+        return self._primitive(self._describe_forward(), [(SRC, "x"), (WEIGHTS, "w"), (DST, "y")])
 
-    def _make_reduce(self) -> _Primitive:
-        description = self._describe_forward()
-        arguments = [(WEIGHTS, "kernel"), (SRC, "large"), (DST, "small")]
-        return self._primitive(description, arguments)
-
-    def _make_spread(self) -> _Primitive:
+    @cached_property
+    def _backward_data(self) -> _Primitive:
         description = c_void_p()
         _library()(
             "dnnl_convolution_backward_data_primitive_desc_create",
             *(byref(description), _library().engine, c_int(DIRECT)),
-            *(self._layout("large"), self._layout("kernel"), self._layout("small")),
-            *(*self._steps(), self._describe_forward(), None),
+            *(self._layout("x"), self._layout("w"), self._layout("y")),
+            *(*self._parameters(), self._describe_forward(), None),
         )
-        arguments = [(WEIGHTS, "kernel"), (DIFF_DST, "small"), (DIFF_SRC, "large")]
-        return self._primitive(description, arguments)
+        return self._primitive(description, [(WEIGHTS, "w"), (DIFF_DST, "y"), (DIFF_SRC, "x")])
 
-    def _make_learn(self) -> _Primitive:
+    @cached_property
+    def _backward_weights(self) -> _Primitive:
         description = c_void_p()
         _library()(
             "dnnl_convolution_backward_weights_primitive_desc_create",
             *(byref(description), _library().engine, c_int(DIRECT)),
-            *(self._layout("large"), self._layout("kernel"), None, self._layout("small")),
-            *(*self._steps(), self._describe_forward(), None),
+            *(self._layout("x"), self._layout("w"), None, self._layout("y")),
+            *(*self._parameters(), self._describe_forward(), None),
         )
-        arguments = [(SRC, "large"), (DIFF_DST, "small"), (DIFF_WEIGHTS, "kernel")]
-        return self._primitive(description, arguments)
+        return self._primitive(description, [(SRC, "x"), (DIFF_DST, "y"), (DIFF_WEIGHTS, "w")])
 
     def _describe_forward(self) -> c_void_p:
         description = c_void_p()
         _library()(
             "dnnl_convolution_forward_primitive_desc_create",
             *(byref(description), _library().engine, c_int(FORWARD_TRAINING), c_int(DIRECT)),
-            *(self._layout("large"), self._layout("kernel"), None, self._layout("small")),
-            *(*self._steps(), None),
+            *(self._layout("x"), self._layout("w"), None, self._layout("y")),
+            *(*self._parameters(), None),
         )
         return description
 
-    def _steps(self) -> tuple[Any, ...]:
-        """Strides, dilations (0 is none) and paddings."""
-        g = self._geometry
-        return tuple(_dimensions((n, n)) for n in (g.stride, g.dilation - 1, g.pad, g.pad))
+    def _parameters(self) -> tuple[Any, ...]:
+        """Strides, dilations (0 means none), paddings before and after."""
+        s = self._shape
+        return tuple(_dimensions((n, n)) for n in (s.stride, s.dilation - 1, s.pad, s.pad))
 
     def _dims(self, name: str) -> tuple[int, ...]:
-        shape, groups = self._shapes[name], self._geometry.groups
-        return (groups, shape[0] // groups, *shape[1:]) if name == "kernel" and groups > 1 else shape
+        shape, groups = self._shapes[name], self._shape.groups
+        return (groups, shape[0] // groups, *shape[1:]) if name == "w" and groups > 1 else shape
 
     def _layout(self, name: str) -> c_void_p:
-        """Left to the library; but a kernel of one cell multiplies plain maps as they are, without a reorder."""
-        if self._geometry.kernel == 1:
+        """Chosen by the library. A 1x1 convolution takes C-contiguous arrays, so that it needs no reorder."""
+        if self._shape.kernel == 1:
             return _plain(self._dims(name))
         dims, layout = self._dims(name), c_void_p()
         _library()(
@@ -185,7 +180,7 @@ class OneDnn:
 
 
 class _Primitive:
-    """Two operands and a result, each a NumPy array in its plain layout."""
+    """A oneDNN primitive with two inputs and one output, all C-contiguous NumPy arrays."""
 
     def __init__(self, description: c_void_p, operands: list[_Operand]) -> None:
         self._primitive = c_void_p()
@@ -193,58 +188,62 @@ class _Primitive:
         self._operands = operands
         self._arguments = (_Argument * 3)()
 
-    def __call__(self, first: Floats, second: Floats, result: Floats, add: bool) -> None:
-        target = workspace("sum", *result.shape) if add else result
+    def __call__(
+        self, first: Float32Array, second: Float32Array, result: Float32Array, accumulate: bool
+    ) -> None:
+        target = workspace("sum", *result.shape) if accumulate else result
         *inputs, output = self._operands
         for operand, array in zip(inputs, (first, second), strict=True):
-            operand.bring(array)
-        output.prepare(target)
+            operand.read(array)
+        output.bind(target)
         for slot, operand in zip(self._arguments, self._operands, strict=True):
             slot.arg, slot.memory = operand.argument, operand.memory
         library = _library()
         library("dnnl_primitive_execute", self._primitive, library.stream, c_int(3), self._arguments)
-        output.fetch()
+        output.write()
         library("dnnl_stream_wait", library.stream)
-        if add:
+        if accumulate:
             result += target
 
 
 class _Operand:
-    """An argument of a primitive: the array itself, or a copy in the primitive's layout."""
+    """An argument of a primitive: the array, or a copy of it in the primitive's layout."""
 
     def __init__(
         self, description: c_void_p, argument: int, query: int, dims: tuple[int, ...], slot: int
     ) -> None:
         library = _library()
         self.argument, self._slot = argument, slot
-        plain, layout = _plain(dims), library.asked(description, query)
+        plain, layout = _plain(dims), library.layout(description, query)
         self._plain = _memory(plain)
         self._direct = library.equal(plain, layout)
         self._size = library.size(layout)
         self.memory = self._plain if self._direct else _memory(layout)
         if not self._direct:
-            self._there, self._back = _reorder(plain, layout), _reorder(layout, plain)
-            self._there_arguments = _pair(self._plain, self.memory)
-            self._back_arguments = _pair(self.memory, self._plain)
+            self._reorder_in, self._reorder_out = _reorder(plain, layout), _reorder(layout, plain)
+            self._arguments_in = _pair(self._plain, self.memory)
+            self._arguments_out = _pair(self.memory, self._plain)
 
-    def prepare(self, array: Floats) -> None:
-        """Point at the array and, where it is needed, at the shared memory of this slot."""
-        _point(self._plain, array)
+    def bind(self, array: Float32Array) -> None:
+        """Set the memory of the array and, if there is a copy, the shared memory for it."""
+        _set_data(self._plain, array)
         if not self._direct:
-            _point(self.memory, workspace(f"operand {self._slot}", self._size // 4 + 1))
+            _set_data(self.memory, workspace(f"operand {self._slot}", self._size // 4 + 1))
 
-    def bring(self, array: Floats) -> None:
-        """The array's values to where the primitive reads them."""
-        self.prepare(array)
-        if not self._direct:
-            library = _library()
-            library("dnnl_primitive_execute", self._there, library.stream, c_int(2), self._there_arguments)
-
-    def fetch(self) -> None:
-        """What the primitive wrote to the array."""
+    def read(self, array: Float32Array) -> None:
+        """Bind an input and convert it to the primitive's layout."""
+        self.bind(array)
         if not self._direct:
             library = _library()
-            library("dnnl_primitive_execute", self._back, library.stream, c_int(2), self._back_arguments)
+            library("dnnl_primitive_execute", self._reorder_in, library.stream, c_int(2), self._arguments_in)
+
+    def write(self) -> None:
+        """Convert the output to the layout of the bound array."""
+        if not self._direct:
+            library = _library()
+            library(
+                "dnnl_primitive_execute", self._reorder_out, library.stream, c_int(2), self._arguments_out
+            )
 
 
 def _pair(source: c_void_p, target: c_void_p) -> Any:
@@ -280,5 +279,5 @@ def _reorder(source: c_void_p, target: c_void_p) -> c_void_p:
     return primitive
 
 
-def _point(memory: c_void_p, array: Floats) -> None:
+def _set_data(memory: c_void_p, array: Float32Array) -> None:
     _library()("dnnl_memory_set_data_handle", memory, c_void_p(array.ctypes.data))

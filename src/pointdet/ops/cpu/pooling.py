@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corner pools as one NNabla function over NumPy: a running maximum, line after line."""
+"""Corner pooling as one NNabla function with NumPy: a running maximum over rows or columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from pointdet.ops.cpu.memory import Floats, data, grad, silent, workspace
+from pointdet.arrays import Float32Array
+from pointdet.ops.cpu.memory import data, grad, silent, store, workspace
 
 BLOCK = 1 << 17  # values of a block of maps: 512 KiB
 
@@ -17,7 +18,7 @@ BLOCK = 1 << 17  # values of a block of maps: 512 KiB
 def running_maximum(x: nn.Variable, axis: int, from_end: bool) -> nn.Variable:
     """The maximum of x (B, C, H, W) from one end of `axis`, 2 or 3, up to each cell.
 
-    The gradient goes to the cell that holds the maximum; of equal ones to the first that was met.
+    The gradient goes to the cell of the maximum. Among equal cells it goes to the first one from that end.
     """
     return _RunningMaximum(nn.get_current_context(), axis, from_end)(x)
 
@@ -50,7 +51,7 @@ class _RunningMaximum(PythonFunction):
             result[0] = lines[0]
             for i in range(1, len(lines)):
                 np.maximum(lines[i], result[i - 1], out=result[i])
-            self._bring_back(result, y)
+            self._copy_back(result, y)
 
     @silent
     def backward_impl(
@@ -62,37 +63,32 @@ class _RunningMaximum(PythonFunction):
     ) -> None:
         arrays = (data(inputs[0]), data(outputs[0]), grad(outputs[0]), grad(inputs[0]))
         for x, y, dy, dx in self._blocks(*arrays):
-            lines, maxima, above = (
-                self._lines(n, a) for n, a in (("values", x), ("maxima", y), ("above", dy))
+            lines, maxima, gradients = (
+                self._lines(n, a) for n, a in (("values", x), ("maxima", y), ("gradients", dy))
             )
             result = self._lines("result", dx, read=accum[0])
-            total = workspace(
-                "total", *above[0].shape
-            )  # what the holder of the maximum gets from the lines behind it
-            share = workspace("share", *above[0].shape)
+            total = workspace("total", *gradients[0].shape)  # not yet given to the cell of the maximum
+            share = workspace("share", *gradients[0].shape)
             total[...] = 0
             for i in range(len(lines) - 1, -1, -1):
-                total += above[i]
+                total += gradients[i]
                 if i > 0:
                     np.multiply(total, lines[i] > maxima[i - 1], out=share)
                     total -= share
                 else:
                     share = total
-                if accum[0]:
-                    result[i] += share
-                else:
-                    result[i] = share
-            self._bring_back(result, dx)
+                store(result[i], share, accum[0])
+            self._copy_back(result, dx)
 
-    def _blocks(self, *arrays: Floats) -> Iterator[list[Floats]]:
-        """The maps (n, H, W) in blocks that stay in the cache."""
+    def _blocks(self, *arrays: Float32Array) -> Iterator[list[Float32Array]]:
+        """The maps (n, H, W) in blocks that fit the cache."""
         flat = [array.reshape(-1, *array.shape[2:]) for array in arrays]
         step = max(1, BLOCK // flat[0][0].size)
         for first in range(0, len(flat[0]), step):
             yield [array[first : first + step] for array in flat]
 
-    def _lines(self, name: str, maps: Floats, read: bool = True) -> Floats:
-        """The maps (n, H, W) as lines (L, n, other) in the order of the scan; rows are a view, columns a copy."""
+    def _lines(self, name: str, maps: Float32Array, read: bool = True) -> Float32Array:
+        """(n, H, W) -> lines (length, n, other) in the order of the scan. Rows are a view, columns a copy."""
         if self._axis == 2:
             lines = maps.swapaxes(0, 1)
         else:
@@ -102,7 +98,7 @@ class _RunningMaximum(PythonFunction):
             lines = copy.swapaxes(0, 1)
         return lines[::-1] if self._from_end else lines
 
-    def _bring_back(self, lines: Floats, maps: Floats) -> None:
+    def _copy_back(self, lines: Float32Array, maps: Float32Array) -> None:
         if self._axis == 3:
             ordered = lines[::-1] if self._from_end else lines
             maps[...] = ordered.transpose(1, 2, 0)

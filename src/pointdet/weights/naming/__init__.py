@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameter names of published PyTorch files and ours, a module for each architecture."""
+"""Parameter keys of published PyTorch files and our parameter paths, one module per architecture."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heads of official CornerNet, and how the "simple" CornerNet spells the same network."""
+"""Names of the heads of official CornerNet, and the different names of the "simple" CornerNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pointdet.weights.naming.names import Rules, named, per_stack
 CORNERS = {"tl": "top_left", "br": "bottom_right"}
 BRANCHES = {"heats": "heatmap", "tags": "tag", "regrs": "offset"}
 
-# Changes of the official names: see Names.respelt. Before 2020 the simple one had the official names.
+# Replacements in the official names, see Names.renamed. Before 2020 simple CornerNet had the official names.
 SIMPLE = (
     (r"\bup1\b", "top"),
     (r"^(tl|br)_cnvs", r"cnvs_\1"),
@@ -19,7 +19,7 @@ SIMPLE = (
 
 
 def heads(stacks: int) -> Rules:
-    """Behind an hourglass of so many stacks, or behind another backbone (0)."""
+    """Rules of the heads. stacks: number of hourglasses, or 0 for another backbone."""
     index, scope = per_stack(stacks)
     return tuple(
         rule
@@ -36,7 +36,7 @@ def heads(stacks: int) -> Rules:
 
 
 def pooling(theirs: str, ours: str) -> Rules:
-    """The module around two corner pools."""
+    """Rules of the module with two corner pools (Law and Deng, 2018, figure 7)."""
     return (
         *named(f"{theirs}.p1_conv1", f"{ours}/vertical"),
         *named(f"{theirs}.p2_conv1", f"{ours}/horizontal"),
@@ -49,5 +49,5 @@ def pooling(theirs: str, ours: str) -> Rules:
 
 
 def branch(theirs: str, ours: str) -> Rules:
-    """One output."""
+    """Rules of one output branch."""
     return (f"{theirs}.0.conv", f"{ours}_conv1/conv"), (f"{theirs}.1", f"{ours}_final/conv")

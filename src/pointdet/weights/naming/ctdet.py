@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heads of official CenterNet ("objects as points")."""
+"""Names of the heads of official CenterNet ("Objects as Points")."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ HEADS = ("hm", "wh", "reg")
 
 
 def heads(stacks: int) -> Rules:
-    """Behind an hourglass of so many stacks, or behind another backbone (0), where the layers are counted otherwise."""
+    """Rules of the heads. stacks: number of hourglasses, or 0 for another backbone."""
     index, scope = per_stack(stacks)
-    first, last = ("0.conv", "1") if stacks else ("0", "2")
+    first, last = ("0.conv", "1") if stacks else ("0", "2")  # names of the two convolutions
     return tuple(
         rule
         for head in HEADS

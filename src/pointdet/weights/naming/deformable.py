@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The upsampling with deformable convolutions of the official CenterNet, `dla_34` and `resdcn_N`.
+"""Names of the upsampling with deformable convolutions in official CenterNet's `dla_34` and `resdcn_N`.
 
-Their bases and heads are named as those of `dlav0_34` and `res_N`. Arrays have the same shapes, but for normalisation.
+Their backbones and heads have the names of `dlav0_34` and `res_N`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _aggregation(theirs: str, ours: str) -> Rules:
 
 DLA: Rules = (*_aggregation("dla_up.ida_{k}", "dla_up/ida_{k}"), *_aggregation("ida_up", "ida_up"))
 
-# Deformable convolution, normalisation, ReLU, deconvolution, normalisation, ReLU, three times.
+# Three steps of deformable convolution, normalisation, ReLU, deconvolution, normalisation, ReLU.
 RESNET: Rules = tuple(
     (f"deconv_layers.{6 * step + place}{rest}", f"upsample{step + 1}/{ours}")
     for step in range(3)

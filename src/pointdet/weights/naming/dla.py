@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the ImageNet DLA-34 and of official CenterNet's `dlav0_34`, and the order in which they join maps."""
+"""Names of the ImageNet DLA-34 and of official CenterNet's `dlav0_34`, and their order of concatenation."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from pointdet.weights.naming.names import Rules, pair
+from pointdet.arrays import Float32Array
+from pointdet.weights.naming.names import Rules, indexed
 
-# Steps of the upsampling and their parts -> our scopes.
+# Upsampling step -> its part -> our scope.
 STEPS = {
     "ida_0": {"proj_1": "up16/up", "node_1": "up8/root"},
     "ida_1": {
@@ -27,7 +28,8 @@ STEPS = {
     },
 }
 
-# Joined maps, counted in the official order, in ours. Of all other joins the two maps are exchanged.
+# Scope of a concatenation -> the official indices of its maps, in our order. All other concatenations have
+# two maps, which are exchanged.
 ORDERS = {
     "level3/node2/root": (1, 3, 0, 2),
     "level4/node2/root": (1, 3, 0, 2),
@@ -42,44 +44,44 @@ def _tree(theirs: str, ours: str) -> Rules:
         (f"{theirs}.tree{{b}}.bn{{k}}", f"{ours}/block{{b}}/basicblock{{k}}/bn"),
         (f"{theirs}.root.conv", f"{ours}/root/conv"),
         (f"{theirs}.root.bn", f"{ours}/root/bn"),
-        *pair(f"{theirs}.project", ours),
+        *indexed(f"{theirs}.project", ours),
     )
 
 
 def _step(theirs: str, parts: dict[str, str]) -> Rules:
     rules: list[tuple[str, str]] = []
     for part, ours in parts.items():
-        rules += pair(f"{theirs}.{part}", ours)
+        rules += indexed(f"{theirs}.{part}", ours)
         if part.startswith("proj"):  # a depthwise deconvolution follows
             rules.append((f"{theirs}.{part.replace('proj', 'up')}", f"{ours}/deconv"))
     return tuple(rules)
 
 
 TRUNK: Rules = (
-    *pair("base_layer", "conv1"),
-    *pair("level0", "level0/conv1"),
-    *pair("level1", "level1/conv1"),
+    *indexed("base_layer", "conv1"),
+    *indexed("level0", "level0/conv1"),
+    *indexed("level1", "level1/conv1"),
     *(rule for level in (2, 5) for rule in _tree(f"level{level}", f"level{level}")),
-    # They also have projections of their own, which are computed but not used.
+    # The published levels 3 and 4 also have a projection whose output is not used.
     *(rule for level in (3, 4) for rule in _tree(f"level{level}.tree{{n}}", f"level{level}/node{{n}}")),
 )
 NECK: Rules = tuple(rule for step, parts in STEPS.items() for rule in _step(f"dla_up.{step}", parts))
 
 
-def joins(path: str) -> bool:
-    """Whether the parameter is a kernel that reads joined maps."""
+def is_root_kernel(path: str) -> bool:
+    """Whether the parameter is the kernel of a root node, whose input is a concatenation of maps."""
     return path.endswith("root/conv/W")
 
 
-def input_order(name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Which official input channel each of ours is, of the kernel `name` (out, in, k, k), in whichever order.
+def input_order(name: str, weight: Float32Array) -> npt.NDArray[np.intp]:
+    """The official index of each of our input channels, for the kernel `name` of shape (out, in, k, k).
 
     ours = official[:, order] and official = ours[:, np.argsort(order)].
     """
     out, channels = weight.shape[:2]
-    if not joins(name):
+    if not is_root_kernel(name):
         return np.arange(channels)
     order = ORDERS.get(name.removesuffix("/conv/W"), (1, 0))
-    widths = (out, out, out // 2, out)[: len(order)]  # the second block, the first, the input, the inner tree
+    widths = (out, out, out // 2, out)[: len(order)]  # second block, first block, input, inner tree
     maps = np.split(np.arange(channels), np.cumsum(widths)[:-1])
     return np.concatenate([maps[i] for i in order])

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the ImageNet HRNets, the official ones and timm's.
+"""Names of the ImageNet HRNets, both the official ones and timm's.
 
-The scopes are ours too, but that bnN shares that of convN, and a pair (0, 1) has that of its parent. The classifier and
-the convolutions before it have no counterpart.
+Our scopes are the published ones, except that bnN has the scope of convN, and layers 0 and 1 have the scope
+of their parent. The classifier and the convolutions before it have no path.
 """
 
 from __future__ import annotations
 
-from pointdet.weights.naming.names import Rules, pair
+from pointdet.weights.naming.names import Rules, indexed
 
 STEM: Rules = (("conv{k}", "conv{k}/conv"), ("bn{k}", "conv{k}/bn"))
 STAGES: Rules = tuple(
@@ -18,10 +18,10 @@ STAGES: Rules = tuple(
     )
     for layer, our_layer in (("conv{k}", "conv{k}/conv"), ("bn{k}", "conv{k}/bn"))
 ) + (
-    *pair("layer{s}.{u}.downsample", "layer{s}/{u}/downsample"),
-    *pair("transition{t}.{b}", "transition{t}/{b}"),
-    *pair("transition{t}.{b}.{u}", "transition{t}/{b}/{u}"),
-    *pair("stage{s}.{m}.fuse_layers.{i}.{j}", "stage{s}/{m}/fuse_layers/{i}/{j}"),
-    *pair("stage{s}.{m}.fuse_layers.{i}.{j}.{k}", "stage{s}/{m}/fuse_layers/{i}/{j}/{k}"),
+    *indexed("layer{s}.{u}.downsample", "layer{s}/{u}/downsample"),
+    *indexed("transition{t}.{b}", "transition{t}/{b}"),
+    *indexed("transition{t}.{b}.{u}", "transition{t}/{b}/{u}"),
+    *indexed("stage{s}.{m}.fuse_layers.{i}.{j}", "stage{s}/{m}/fuse_layers/{i}/{j}"),
+    *indexed("stage{s}.{m}.fuse_layers.{i}.{j}.{k}", "stage{s}/{m}/fuse_layers/{i}/{j}/{k}"),
 )
 TRUNK: Rules = STEM + STAGES

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How mmdetection, versions 2 and 3, spells CornerNet and the CenterNet with ResNet."""
+"""Names of CornerNet and of CenterNet with ResNet in mmdetection, versions 2 and 3."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pointdet.weights.h5_file import Arrays
+from pointdet.arrays import Arrays
 from pointdet.weights.naming.names import Rules, named
 
-# Changes of official CornerNet's names, see Names.respelt.
+# Replacements in official CornerNet's names, see Names.renamed.
 CORNERNET = (
     (r"^pre\.0", "backbone.stem.0"),
     (r"^pre\.1", "backbone.stem.1.0"),
@@ -31,14 +31,14 @@ CORNERNET = (
     (r"^(bbox_head\.(?:tl|br)_(?:heat|emb|off).*)\.1$", r"\1.1.conv"),
 )
 
-# Changes of the names of official CenterNet's heads.
+# Replacements in the names of official CenterNet's heads.
 CTDET_HEADS = (
     (r"^hm\b", "bbox_head.heatmap_head"),
     (r"^wh\b", "bbox_head.wh_head"),
     (r"^reg\b", "bbox_head.offset_head"),
 )
 
-# A convolution, deformable or not, and a deconvolution, three times.
+# Three steps of a convolution, deformable or not, and a deconvolution.
 UPSAMPLING: Rules = tuple(
     rule
     for step in range(3)
@@ -50,14 +50,16 @@ UPSAMPLING: Rules = tuple(
     )
 )
 
-# A mask is the sigmoid of this: 1, in single precision.
-OPEN = 100
+# The mask is the sigmoid of its convolution's bias here: exactly 1 in single precision.
+MASK_BIAS = 100
 
 
-def with_what_has_no_effect(arrays: Arrays) -> Arrays:
-    """`arrays`, under our names, and the parts of deformable convolutions that the file does without.
+def complete(arrays: Arrays) -> Arrays:
+    """Add the parameters of our deformable convolutions that mmdetection's network does not have.
 
-    They have no bias; without DCN they sample where any convolution does, in full.
+    arrays: by our path. mmdetection's deformable convolutions have no bias: ours get a zero bias. Its network
+    without deformable convolutions has plain ones: ours get offsets of 0 and masks of 1, so that they compute
+    the same.
     """
     found = dict(arrays)
     for step in (1, 2, 3):
@@ -68,5 +70,5 @@ def with_what_has_no_effect(arrays: Arrays) -> Arrays:
             found.setdefault(f"{scope}/conv/b", np.zeros(out, np.float32))
             if f"{scope}/offset/conv/W" not in arrays:
                 found[f"{scope}/offset/conv/W"] = np.zeros((27, channels, 3, 3), np.float32)
-                found[f"{scope}/offset/conv/b"] = np.repeat(np.array([0, OPEN], np.float32), (18, 9))
+                found[f"{scope}/offset/conv/b"] = np.repeat(np.array([0, MASK_BIAS], np.float32), (18, 9))
     return found

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published parameter names and ours as pairs of templates, which translate both ways.
+"""Translation between published parameter keys and our parameter paths, in both directions.
 
-A rule pairs a published layer with our scope of it: ``layer{s}.{u}.conv{k}`` and ``res{s}/layer{u+1}/basicblock{k}/conv``.
-A field stands for a number; ``{u+1}`` on our side is one more than ``{u}`` on theirs. What a layer calls its parameters
-follows from the end of our scope: conv, deconv or bn.
+A rule is a pair of templates, a published layer and our scope, for example ``layer{s}.{u}.conv{k}`` and
+``res{s}/layer{u+1}/basicblock{k}/conv``. A field in braces matches a number; ``{u+1}`` in our scope is
+``{u}`` of the published layer plus 1. The last part of our scope (conv, deconv or bn) determines the names of
+the layer's parameters.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ FIELD = re.compile(r"\{(\w)(?:\+(\d))?\}")
 
 @dataclass(frozen=True)
 class Names:
-    """All rules of a network. No two of them meet the same key, nor the same path."""
+    """All rules of a network. At most one rule matches a key, and at most one matches a path."""
 
     rules: Rules
 
     def ours(self, key: str) -> str | None:
-        """Published key -> our path; None where we have no counterpart."""
+        """Published key -> our path, or None if no rule matches."""
         layer, _, leaf = key.rpartition(".")
         for theirs, ours in self._templates:
             if (numbers := theirs.numbers(layer)) is not None:
@@ -41,18 +42,18 @@ class Names:
         return None
 
     def published(self, path: str) -> str | None:
-        """Our path -> published key; None where there is no counterpart."""
+        """Our path -> published key, or None if no rule matches."""
         layer, _, leaf = path.rpartition("/")
         for theirs, ours in self._templates:
             if (numbers := ours.numbers(layer)) is not None:
                 return f"{theirs.filled(numbers)}.{PUBLISHED_LEAVES[layer.rpartition('/')[2]][leaf]}"
         return None
 
-    def respelt(self, *changes: tuple[str, str]) -> Names:
-        """The same network in a dialect: regular expressions and what takes their places in the published layers."""
+    def renamed(self, *replacements: tuple[str, str]) -> Names:
+        """The rules with each (regular expression, replacement) applied to the published layers."""
         rules = []
         for theirs, ours in self.rules:
-            for pattern, replacement in changes:
+            for pattern, replacement in replacements:
                 theirs = re.sub(pattern, replacement, theirs)
             rules.append((theirs, ours))
         return Names(tuple(rules))
@@ -64,17 +65,17 @@ class Names:
 
 @dataclass(frozen=True)
 class Template:
-    """Text with fields."""
+    """Text with fields for numbers."""
 
     text: str
 
     def numbers(self, text: str) -> dict[str, int] | None:
-        """What stands in the fields, or None for another text."""
+        """The number for each field, without its addend, or None if the text does not match."""
         found = self._pattern.fullmatch(text)
         return {f: int(n) - self._added[f] for f, n in found.groupdict().items()} if found else None
 
     def filled(self, numbers: Mapping[str, int]) -> str:
-        """The text with these numbers."""
+        """The text with these numbers in its fields."""
         return FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), self.text)
 
     @cached_property
@@ -87,23 +88,26 @@ class Template:
         return re.compile("".join(rf"(?P<{p[1]}>\d+)" if p[:1] == "{" else re.escape(p) for p in parts))
 
 
-def pair(theirs: str, ours: str) -> Rules:
-    """A convolution and its normalisation that are numbered 0 and 1."""
+def indexed(theirs: str, ours: str) -> Rules:
+    """Rules of a convolution and its normalisation whose published names are 0 and 1."""
     return (f"{theirs}.0", f"{ours}/conv"), (f"{theirs}.1", f"{ours}/bn")
 
 
 def named(theirs: str, ours: str) -> Rules:
-    """A convolution and its normalisation that are named conv and bn."""
+    """Rules of a convolution and its normalisation whose published names are conv and bn."""
     return (f"{theirs}.conv", f"{ours}/conv"), (f"{theirs}.bn", f"{ours}/bn")
 
 
-def below(prefix: str, rules: Rules) -> Rules:
-    """The rules of a module that is part of another one."""
+def prefixed(prefix: str, rules: Rules) -> Rules:
+    """The rules with `prefix` before every published layer."""
     return tuple((prefix + theirs, ours) for theirs, ours in rules)
 
 
 def per_stack(stacks: int) -> tuple[str, str]:
-    """How a layer that every stack has is counted, theirs and ours: with one stack we do not, without hourglass nobody does."""
+    """The published index and our scope of a layer that exists once in each stack.
+
+    stacks: number of hourglasses. Our path has no scope for one stack. Other backbones (0) have neither.
+    """
     if stacks > 1:
         return ".{s}", "stack{s+1}/"
     return (".0", "") if stacks else ("", "")

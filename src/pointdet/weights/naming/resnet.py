@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of torchvision's ResNets and of the upsampling of official CenterNet's `res_N`."""
+"""Names of torchvision's ResNets and of the upsampling in official CenterNet's `res_N`."""
 
 from __future__ import annotations
 
-from pointdet.weights.naming.names import Rules, pair
+from pointdet.weights.naming.names import Rules, indexed
 
 
 def trunk(bottleneck: bool) -> Rules:
-    """bottleneck: the network has bottlenecks, as from 50 layers on; the keys of its first convolutions do not tell."""
+    """Rules of the backbone. bottleneck: its units are bottlenecks, as in networks of 50 layers and more."""
     unit = "res{s}/layer{u+1}/" + ("bottleneck" if bottleneck else "basicblock")
     return (
         ("conv1", "conv1/conv"),
         ("bn1", "conv1/bn"),
         ("layer{s}.{u}.conv{k}", f"{unit}{{k}}/conv"),
         ("layer{s}.{u}.bn{k}", f"{unit}{{k}}/bn"),
-        *pair("layer{s}.{u}.downsample", f"{unit}_s/shortcut_conv"),
+        *indexed("layer{s}.{u}.downsample", f"{unit}_s/shortcut_conv"),
     )
 
 
-# Deconvolution, normalisation, ReLU, three times.
+# Three steps of deconvolution, normalisation, ReLU.
 UPSAMPLING: Rules = tuple(
     rule
     for step in range(3)

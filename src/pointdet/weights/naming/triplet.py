@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heads of CenterNet with keypoint triplets, and the trunk of its HRNet fork."""
+"""Names of the heads of CenterNet with keypoint triplets, and of the backbone of its HRNet fork."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pointdet.weights.naming.names import Rules, named, per_stack
 
 KEYPOINTS = {"tl": "top_left", "br": "bottom_right", "ct": "centre"}
 
-# The fork numbers the layers of the stem.
+# In the fork the layers of the stem have numbers.
 HRNET: Rules = (
     ("pre.0", "conv1/conv"),
     ("pre.1", "conv1/bn"),
@@ -20,7 +20,7 @@ HRNET: Rules = (
 
 
 def heads(stacks: int) -> Rules:
-    """Behind an hourglass of so many stacks, or behind another backbone (0). Centres have no tag."""
+    """Rules of the heads. stacks: number of hourglasses, or 0 for another backbone. Centres have no tag."""
     index, scope = per_stack(stacks)
     rules: list[tuple[str, str]] = []
     for short, keypoint in KEYPOINTS.items():
@@ -35,7 +35,7 @@ def heads(stacks: int) -> Rules:
 
 
 def _cascade(theirs: str, ours: str) -> Rules:
-    """Corners first look along their object's inside (Duan et al., 2019, section 3.3)."""
+    """Rules of the additional layers of cascade corner pooling (Duan et al., 2019, section 3.3)."""
     return (
         *named(f"{theirs}.look_conv1", f"{ours}/vertical_look"),
         *named(f"{theirs}.look_conv2", f"{ours}/horizontal_look"),

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export the parameters of a checkpoint with the keys of the official PyTorch code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pointdet.arrays import Arrays
+from pointdet.config.load import validate
+from pointdet.errors import PointDetError
+from pointdet.weights import checkpoint, fit, h5_file, plain_file
+from pointdet.weights.naming.catalogue import official, to_published
+
+
+def export_pytorch(folder: Path, path: Path) -> Arrays:
+    """Write the parameters of the checkpoint `folder` to `path` (.safetensors or .npz), and return them.
+
+    Kernels are in NCHW, for images of three channels. Parameters that the official network has but does not
+    use are not written: batch counters, DLA's classifier and two of its projections. The metadata of a
+    safetensors file contain the detector, the backbone, the class names and the input settings. Errors:
+    PointDetError if there is no checkpoint, or if the file exists or cannot be written.
+    """
+    if path.exists():
+        raise PointDetError(f"{path} exists; give another name or remove it")
+    state = checkpoint.read_state(folder)
+    config = validate(state["config"], f"{folder}/state.json")
+    arrays = fit.converted(h5_file.read(folder / state["weights"]), channel_last=False)
+    arrays = fit.with_input_channels(arrays, 3, channel_last=False)
+    theirs = to_published(arrays, official(config.model, config.detector.name))
+    if len(theirs) < len(arrays):
+        raise PointDetError(
+            f"{folder} has {len(arrays) - len(theirs)} parameters without a published name; "
+            "use its parameters.h5, which has all of them"
+        )
+    metadata = {
+        "detector": config.detector.name,
+        "backbone": f"{config.model.arch} {config.model.num_layers}",
+        "class_names": json.dumps(state["class_names"]),
+        "input": config.input.model_dump_json(),
+    }
+    plain_file.write(path, theirs, metadata)
+    return theirs

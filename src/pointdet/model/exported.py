@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported networks: .onnx files run in ONNX Runtime, .nnp files in NNabla."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from pointdet.arrays import Image, Maps
+from pointdet.errors import PointDetError, last_line
+from pointdet.model.metadata import Metadata
+from pointdet.model.network import Network
+
+METADATA_KEY = "pointdet"  # the property of an .onnx file that holds its metadata, as JSON
+NNP_NETWORK = "runtime"  # the name of the network in an .nnp file
+
+
+class ExportedNetwork(Network, Protocol):
+    """A network with the metadata of its file."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+
+class OnnxNetwork:
+    """An .onnx file in ONNX Runtime on the CPU, for any batch size and any input size its metadata allow."""
+
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
+        """`content`: the bytes of the file, for a network in memory; `path` is then used in messages only.
+
+        Errors: PointDetError for a file that cannot be read or was not saved by PointDet.
+        """
+        runtime = onnx_runtime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # the exceptions contain the same messages
+        options.intra_op_num_threads = thread_count()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        try:
+            source = path.read_bytes() if content is None else content
+            self._session: Any = runtime.InferenceSession(source, options, ["CPUExecutionProvider"])
+        except OSError as error:
+            raise PointDetError(f"cannot read {path} ({error.strerror})") from None
+        except Exception as error:  # noqa: BLE001  ONNX Runtime has no common base class
+            raise PointDetError(
+                f"{path} is not a network that ONNX Runtime can load ({last_line(error)}); export it again"
+            ) from None
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = Metadata.read(json.loads(properties.get(METADATA_KEY, "{}")), path)
+        self._path = path
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, images: Image) -> Maps:
+        self.metadata.check(images, self._path)
+        maps = self._session.run(self._names, {"image": self.metadata.network_input(images)})
+        return dict(zip(self._names, maps, strict=True))
+
+
+class NnpNetwork:
+    """An .nnp file in NNabla. Input size and batch size are fixed; larger batches take several passes."""
+
+    def __init__(self, path: Path) -> None:
+        """Errors: PointDetError for a file that NNabla cannot load, or whose metadata are missing."""
+        import nnabla.functions as F  # not needed for .onnx files
+        from nnabla.utils.nnp_graph import NnpLoader
+
+        try:
+            network: Any = NnpLoader(str(path)).get_network(NNP_NETWORK)
+            self._image = network.inputs["image"]
+        except (OSError, ValueError, KeyError, RuntimeError, BadZipFile) as error:
+            raise PointDetError(f"{path} is not a network saved by PointDet ({last_line(error)})") from None
+        self.metadata = read_metadata(path)
+        self._path = path
+        self._outputs = dict(network.outputs)
+        self._sink = F.sink(*self._outputs.values())
+
+    def __call__(self, images: Image) -> Maps:
+        inputs = self.metadata.network_input(images)
+        batch, *shape = self._image.shape
+        if list(inputs.shape[1:]) != shape:
+            height, width = self.metadata.config.input.height, self.metadata.config.input.width
+            raise PointDetError(
+                f"{self._path} was saved for inputs of {height} x {width}, not {images.shape[1]} x "
+                f"{images.shape[2]}; export it with this --input_h and --input_w"
+            )
+        parts = [self._forward(inputs[start : start + batch]) for start in range(0, len(inputs), batch)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+
+    def _forward(self, inputs: npt.NDArray[Any]) -> Maps:
+        """The maps of at most one batch; zeros fill the rest of the batch."""
+        image = self._image.data.cast(inputs.dtype)
+        image[: len(inputs)], image[len(inputs) :] = inputs, 0
+        self._sink.forward()
+        return {name: np.array(v.d[: len(inputs)], np.float32) for name, v in self._outputs.items()}
+
+
+def load(path: Path) -> ExportedNetwork:
+    """The network of an .onnx or .nnp file."""
+    return OnnxNetwork(path) if path.suffix == ".onnx" else NnpNetwork(path)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of an .nnp file, from the .json file of the same name.
+
+    Errors: PointDetError if that file is missing or cannot be parsed.
+    """
+    json_path = path.with_suffix(".json")
+    try:
+        return Metadata.read(json.loads(json_path.read_text(encoding="utf-8")), json_path)
+    except (OSError, ValueError):
+        raise PointDetError(
+            f"{path} needs {json_path.name}, which was saved with it, in the same folder; export it again"
+        ) from None
+
+
+def onnx_runtime() -> Any:
+    """The module onnxruntime. Errors: PointDetError if it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise PointDetError(
+            "ONNX Runtime is not installed; pip install -r requirements-onnx.txt, or the extra onnx of pointdet"
+        ) from None
+    return onnxruntime
+
+
+def thread_count() -> int:
+    """The number of threads of a session: OMP_NUM_THREADS if it is set, otherwise the cores of this process.
+
+    Under mpirun, OMP_NUM_THREADS divides the cores among the ranks.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("OMP_NUM_THREADS", cores))

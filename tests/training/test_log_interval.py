@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the journal: means over an interval, speed, log lines and the progress bar."""
+
+import logging
+import os
+import signal
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+from runs import RecordingJournal, column, journal, run
+
+from pointdet.config.schema import MixedPrecisionConfig, TrainConfig
+from pointdet.ranks import SingleProcess
+from pointdet.training import log_interval
+from pointdet.training.log_interval import LogInterval, column_names
+from pointdet.training.progress import Progress
+from pointdet.training.solver import LossScale
+
+TERMS = ("heatmap", "total")
+
+
+class TwoRanks(SingleProcess):
+    """Rank 0 of two; the other rank has the same numbers."""
+
+    size = 2
+
+    def sum(self, values):
+        return 2 * values
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """clock.now: the time in seconds that the module sees."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(log_interval.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pointdet"), "propagate", True)
+    caplog.set_level(logging.INFO, "pointdet")
+    return caplog
+
+
+def write_interval(clock, updates, ranks, rows, seconds_per_update=2.0, num_epochs=2):
+    """One epoch of len(updates) updates, each the loss terms or None, with a row at its end."""
+    train = TrainConfig(batch_size=4, accumulate=3, num_epochs=num_epochs, log_intervals=100)
+    progress = Progress(len(updates), "coco")
+    interval = LogInterval(train, TERMS, ranks, rows)
+    with interval.epoch(progress):
+        for terms in updates:
+            clock.now += seconds_per_update
+            progress.update += 1
+            interval.add(None if terms is None else np.array(terms), waited=0.5)
+        assert interval.is_over(progress)
+        interval.write(progress, 1e-3, LossScale(MixedPrecisionConfig()))
+
+
+def test_a_row(clock, log):
+    rows = RecordingJournal()
+    write_interval(clock, [(1, 2), (3, 6)], SingleProcess(), rows)
+    ((epoch, step, numbers),) = rows.records
+    assert (epoch, step) == (1, 2) and list(numbers) == column_names(TERMS)
+    assert numbers == {
+        "lr": 1e-3,
+        "heatmap": 2,
+        "total": 4,
+        "loss_scale": 1,
+        "skipped_steps": 0,
+        "images_per_second": 2 * 4 * 3 / 4.0,
+        "waiting_for_data": 1.0 / 4.0,
+    }
+    assert log.messages == [
+        "epoch 1/2, step 2/2: heatmap 2.0000, total 4.0000, lr 1.00e-03, 6.0 images/s (25% waiting), 00:00:04 left"
+    ]
+
+
+def test_terms_and_images_are_summed_over_the_ranks(clock):
+    rows = RecordingJournal()
+    write_interval(clock, [(1, 2), (3, 6)], TwoRanks(), rows)
+    ((_, _, numbers),) = rows.records
+    assert (numbers["heatmap"], numbers["total"], numbers["images_per_second"]) == (4, 8, 12)
+
+
+def test_skipped_updates_are_not_part_of_the_means(clock):
+    rows = RecordingJournal()
+    write_interval(clock, [(1, 2), None, (3, 6), None], SingleProcess(), rows)
+    write_interval(clock, [None], SingleProcess(), rows)
+    (_, _, some), (_, _, none) = rows.records
+    assert (some["heatmap"], some["total"]) == (2, 4)
+    assert some["images_per_second"] == 6  # they take time and images all the same
+    assert np.isnan([none["heatmap"], none["total"]]).all()
+
+
+def test_other_ranks_write_nothing(clock, log):
+    write_interval(clock, [(1, 2)], TwoRanks(), None)
+    assert not log.messages
+
+
+def test_the_remaining_time_of_a_long_training_is_in_days(clock, log):
+    write_interval(
+        clock, [(1, 2)], SingleProcess(), RecordingJournal(), seconds_per_update=3600.0, num_epochs=61
+    )
+    assert log.messages[0].endswith(", 2.5 days left")
+
+
+def test_a_terminal_shows_a_progress_bar_and_no_log_line(clock, log, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    write_interval(clock, [(1, 2)], SingleProcess(), RecordingJournal())
+    shown = capsys.readouterr().err
+    assert "epoch 1/2" in shown and "1/1" in shown and "heatmap 1.0000, total 2.0000" in shown
+    assert not log.messages
+
+
+@pytest.mark.parametrize(("update", "is_over"), [(1, False), (3, True), (6, True), (7, False), (8, True)])
+def test_an_interval_ends_after_log_intervals_updates_and_with_the_epoch(update, is_over):
+    interval = LogInterval(TrainConfig(log_intervals=3), TERMS, SingleProcess(), None)
+    progress = Progress(8, "coco")
+    progress.update = update
+    assert interval.is_over(progress) == is_over
+
+
+def test_rows_of_a_training(tmp_path, data):
+    """A row has the means since the last row, also at the end of an epoch and after the run was resumed."""
+    every = tiny.model(tiny.config(data))
+    run(tmp_path / "every", every)
+    totals = column(tmp_path / "every", "total")
+
+    def signalled(step, batch):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny.config(data, "train.log_intervals=3")
+    run(tmp_path / "run", tiny.model(config), signalled)
+    run(tmp_path / "run", tiny.model(config), resume=True)
+    rows = journal(tmp_path / "run")
+    ends = [int(row["step"]) for row in rows]
+    assert ends == [2, 3, 4, 7, 8]
+    for start, end, row in zip([0, *ends], ends, rows, strict=False):
+        assert float(row["total"]) == pytest.approx(np.mean(totals[start:end]), rel=1e-12)
