@@ -99,7 +99,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         for parameter in trainable.values():
             parameter.grad.zero()
         graph.forward(batch, divisors)
-        graph.backward(1.0, None)
+        graph.backward(1.0)
 
     seconds = fastest(step, args.repeats)
     peak = peak_megabytes()

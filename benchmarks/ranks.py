@@ -157,7 +157,7 @@ def train(config: Config, folder: Path, steps: int, kernels: str) -> None:
             divisors = ranks.sum(model.detector.loss.count(batch))
             solver.begin()
             graph.forward(batch, divisors)
-            graph.backward(1.0, None)
+            graph.backward(1.0)
             marks.append(time.perf_counter())
             ranks.sum(np.zeros(1))  # a barrier, not in the trainer: separates waiting from reducing
             marks.append(time.perf_counter())

@@ -123,9 +123,10 @@ def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], 
             now = graph or build()
             marks.append(time.perf_counter())
             solver.begin()
-            loss = now.forward(batch, divisors)["total"]
+            now.forward(batch, divisors)
+            loss = now.values()["total"]
             marks.append(time.perf_counter())
-            now.backward(1.0, None)
+            now.backward(1.0)
             marks.append(time.perf_counter())
             solver.update(0.0)
             marks.append(time.perf_counter())

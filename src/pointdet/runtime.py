@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nnabla as nn
 from nnabla.ext_utils import get_extension_context
@@ -12,7 +12,9 @@ from nnabla.ext_utils import get_extension_context
 from pointdet.device import require_cuda
 from pointdet.errors import PointDetError
 from pointdet.ops.cpu import onednn
-from pointdet.ranks import MpiRanks, NcclRanks, Ranks, SingleProcess
+from pointdet.ranks.base import Ranks, SingleProcess
+from pointdet.ranks.mpi import MpiRanks
+from pointdet.ranks.nccl import NcclRanks
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,13 @@ def start(device: str = "cpu", gpu: int = 0, cpu_kernels: str = "auto") -> Runti
     if device not in ("cpu", "cudnn"):
         raise PointDetError(f"unknown device {device!r}; use cpu or cudnn")
     expected = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("PMI_SIZE", "1")))
-    ranks: Ranks = SingleProcess()
-    if expected > 1:
-        ranks = NcclRanks(expected, gpu) if device == "cudnn" else MpiRanks(expected)
-    elif device == "cudnn":
-        require_cuda(gpu)
+    ranks: Ranks = MpiRanks(expected) if expected > 1 else SingleProcess()
     device_id = str(gpu + ranks.local_rank) if device == "cudnn" else ""
     runtime = Runtime(device, device_id, ranks, _resolve_kernels(cpu_kernels))
+    if not runtime.on_cpu:
+        require_cuda(int(device_id))
+    if not runtime.on_cpu and isinstance(ranks, MpiRanks):
+        runtime = replace(runtime, ranks=NcclRanks(ranks, runtime.context()))
     nn.set_default_context(runtime.context())
     return runtime
 

@@ -77,8 +77,9 @@ def train_one_step(model):
     solver = Solver(model.config.train, model.config.mixed_precision, model.detector.parameters())
     batch, before = batch_of(model), tiny.parameters(model)
     solver.begin()
-    terms = graph.forward(batch, model.detector.loss.count(batch))
-    graph.backward(1.0, None)
+    graph.forward(batch, model.detector.loss.count(batch))
+    terms = graph.values()
+    graph.backward(1.0)
     solver.update(1e-4)
     assert all(np.isfinite(value) for value in terms.values()) and terms["total"] > 0
     after = tiny.parameters(model)

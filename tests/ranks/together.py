@@ -43,10 +43,10 @@ def gradients(model, train_set):
     for variable in trainable.values():
         variable.grad.zero()
     own = loss.count(part)
-    terms = graph.forward(part, ranks.sum(own))
-    graph.backward(1.0, None)
+    graph.forward(part, ranks.sum(own))
+    graph.backward(1.0)
     ranks.all_reduce([variable.grad for variable in trainable.values()])
-    total = ranks.sum(np.array([terms["total"]]))
+    total = ranks.sum(np.array([graph.values()["total"]]))
     return {"total": total, "own_count": own, **{name: v.g.copy() for name, v in trainable.items()}}
 
 

@@ -16,7 +16,7 @@ from pointdet.data.shapes import draw_shapes
 from pointdet.evaluation.metrics import measure
 from pointdet.evaluation.run import evaluate
 from pointdet.inference.predictor import Predictor
-from pointdet.ranks import SingleProcess
+from pointdet.ranks.base import SingleProcess
 
 SRC = Path(__file__).parents[2] / "src"
 SIDE = 32

@@ -7,13 +7,14 @@ import signal
 import sys
 from types import SimpleNamespace
 
+import nnabla as nn
 import numpy as np
 import pytest
 import tiny
 from runs import RecordingJournal, column, journal, run
 
 from pointdet.config.schema import MixedPrecisionConfig, TrainConfig
-from pointdet.ranks import SingleProcess
+from pointdet.ranks.base import SingleProcess
 from pointdet.training import log_interval
 from pointdet.training.log_interval import LogInterval, column_names
 from pointdet.training.progress import Progress
@@ -46,6 +47,12 @@ def log(caplog, monkeypatch):
     return caplog
 
 
+def passes(terms):
+    """The loss terms of an update as those of two passes."""
+    half = np.array(terms, np.float32) / 2
+    return [nn.NdArray.from_numpy_array(half), nn.NdArray.from_numpy_array(half)]
+
+
 def write_interval(clock, updates, ranks, rows, seconds_per_update=2.0, num_epochs=2):
     """One epoch of len(updates) updates, each the loss terms or None, with a row at its end."""
     train = TrainConfig(batch_size=4, accumulate=3, num_epochs=num_epochs, log_intervals=100)
@@ -55,7 +62,8 @@ def write_interval(clock, updates, ranks, rows, seconds_per_update=2.0, num_epoc
         for terms in updates:
             clock.now += seconds_per_update
             progress.update += 1
-            interval.add(None if terms is None else np.array(terms), waited=0.5)
+            interval.add(progress.update, None if terms is None else passes(terms), waited=0.5)
+        interval.fetch()
         assert interval.is_over(progress)
         interval.write(progress, 1e-3, LossScale(MixedPrecisionConfig()))
 
@@ -142,3 +150,14 @@ def test_rows_of_a_training(tmp_path, data):
     assert ends == [2, 3, 4, 7, 8]
     for start, end, row in zip([0, *ends], ends, rows, strict=False):
         assert float(row["total"]) == pytest.approx(np.mean(totals[start:end]), rel=1e-12)
+
+
+def test_fetch_returns_the_first_update_that_is_not_finite():
+    interval = LogInterval(TrainConfig(batch_size=1), TERMS, SingleProcess(), None)
+    with interval.epoch(Progress(9, "coco")):
+        for update, terms in enumerate([(1, 2), (1, np.inf), (np.nan, 4)], 7):
+            interval.add(update, passes(terms), waited=0)
+        update, terms = interval.fetch()
+        assert update == 8
+        np.testing.assert_array_equal(terms, [1, np.inf])
+        assert interval.fetch() is None

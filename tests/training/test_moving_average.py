@@ -33,9 +33,10 @@ def test_update(parameters, in_blocks):
             parameters[name].d = array
             expected[name] = 0.9 * expected[name] + 0.1 * array
         average.update()
-    assert set(average.arrays) == set(SHAPES)
+    found = average.values()
+    assert list(found) == list(SHAPES)
     for name, array in expected.items():
-        np.testing.assert_allclose(average.arrays[name].data, array, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-6)
         assert np.abs(array - parameters[name].d).max() > 1e-3
 
 
@@ -45,14 +46,14 @@ def test_applied_within_the_block_only(parameters):
     for name, array in latest.items():
         parameters[name].d = array
     average.update()
-    kept = {name: array.data.copy() for name, array in average.arrays.items()}
+    kept = average.values()
     with pytest.raises(ZeroDivisionError), average.applied():
         for name, array in kept.items():
             np.testing.assert_array_equal(parameters[name].d, array)
         raise ZeroDivisionError
     for name, array in latest.items():
         np.testing.assert_array_equal(parameters[name].d, array)
-        np.testing.assert_array_equal(average.arrays[name].data, kept[name])
+        np.testing.assert_array_equal(average.values()[name], kept[name])
 
 
 def test_no_average_with_decay_0(parameters):
@@ -60,4 +61,4 @@ def test_no_average_with_decay_0(parameters):
     average.update()
     with average.applied():
         np.testing.assert_array_equal(parameters["conv/b"].d, draw(0)["conv/b"])
-    assert not average.arrays
+    assert not average and not average.values() and not average.statistics

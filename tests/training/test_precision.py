@@ -75,9 +75,9 @@ class Training:
     def forward_backward(self, batch):
         """The loss. The parameters get their gradients, multiplied by `scale`."""
         self.solver.begin()
-        terms = self.graph.forward(batch, self.model.detector.loss.count(batch))
-        self.graph.backward(self.scale, None)
-        return terms["total"]
+        self.graph.forward(batch, self.model.detector.loss.count(batch))
+        self.graph.backward(self.scale)
+        return self.graph.values()["total"]
 
     def state(self, folder):
         """Parameters, running statistics, Adam's moments and counters."""

@@ -48,7 +48,7 @@ class Training:
         self.update_with(self.random_gradients(seed))
 
     def averages(self):
-        return {name: array.data.copy() for name, array in self.average.arrays.items()}
+        return self.average.values()
 
     def arrays(self):
         return tiny.parameters(self.model) | {f"average/{n}": a for n, a in self.averages().items()}

@@ -8,7 +8,7 @@ import pytest
 
 from pointdet.config.schema import LearningRateConfig, MixedPrecisionConfig, TrainConfig
 from pointdet.errors import PointDetError
-from pointdet.training.solver import MAX_SKIPS, LossScale, Solver, gradient_norm, learning_rate
+from pointdet.training.solver import MAX_SKIPS, LossScale, Solver, learning_rate
 
 SHAPES = {"conv/W": (3, 2, 2, 2), "conv/b": (3,), "bn/mean": (1, 3, 1, 1)}
 TRAINABLE = ("conv/W", "conv/b")
@@ -107,14 +107,6 @@ def test_the_references_differ():
     assert np.abs(ends[0] - ends[2]).max() > 1e-4
     norms = [np.sqrt(sum((g**2).sum() for g in gradients(step).values())) for step in range(STEPS)]
     assert min(norms) < 5 < max(norms)
-
-
-def test_gradient_norm():
-    arrays = [np.random.default_rng(i).standard_normal((4, 5 + i)).astype(np.float32) for i in range(3)]
-    expected = np.sqrt(sum((a.astype(np.float64) ** 2).sum() for a in arrays))
-    assert gradient_norm([nn.NdArray.from_numpy_array(a) for a in arrays]) == pytest.approx(
-        expected, rel=1e-6
-    )
 
 
 def test_the_loss_scale_does_not_change_the_updates():

@@ -15,7 +15,7 @@ from pointdet.structures import Dataset, Detections, Record
 
 if TYPE_CHECKING:
     from pointdet.inference.predictor import Predictor, Prepared
-    from pointdet.ranks import Ranks
+    from pointdet.ranks.base import Ranks
 
 logger = logging.getLogger("pointdet")
 

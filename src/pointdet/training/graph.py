@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
+from nnabla.function import Function
 
 from pointdet.arrays import Batch, Float64Array
 from pointdet.config.schema import Config
@@ -50,8 +54,8 @@ class TrainingGraph:
         for term in self.terms.values():
             term.persistent = True
 
-    def forward(self, batch: Batch, divisors: Float64Array) -> dict[str, float]:
-        """Compute the loss terms of `batch`, by name.
+    def forward(self, batch: Batch, divisors: Float64Array) -> nn.NdArray:
+        """Compute the loss terms of `batch`: one array on the device, in the order of `terms`.
 
         `divisors`: one for each name in `loss.divisors`, summed over all ranks and accumulated passes.
         """
@@ -60,12 +64,16 @@ class TrainingGraph:
         for variable, value in zip(self._divisors.values(), divisors, strict=True):
             variable.d[...] = value
         self.terms["total"].forward(clear_no_need_grad=True)
+        return F.stack(*(term.data for term in self.terms.values()))
+
+    def values(self) -> dict[str, float]:
+        """The loss terms of the last forward pass, by name. It waits for the device."""
         return {name: float(term.d) for name, term in self.terms.items()}
 
-    def backward(self, scale: float, callback: object | None) -> None:
+    def backward(self, scale: float, hook: Callable[[Function], None] | None = None) -> None:
         """Add the gradients of this batch, times `scale`, to the gradients of the parameters.
 
-        `callback`: from `Ranks.backward_callback`, or None.
+        `hook`: called after the backward pass of each function, see `GradientSum`.
         """
         with backward_pass():
-            self.terms["total"].backward(scale, clear_buffer=True, communicator_callbacks=callback)
+            self.terms["total"].backward(scale, clear_buffer=True, function_post_hook=hook)

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import nnabla as nn
 import numpy as np
 from tqdm import tqdm
 
 from pointdet.arrays import Float64Array
 from pointdet.config.schema import TrainConfig
-from pointdet.ranks import Ranks
+from pointdet.ranks.base import Ranks
 from pointdet.training.journal import Journal
 from pointdet.training.progress import Progress
 from pointdet.training.solver import LossScale
@@ -40,6 +41,7 @@ class LogInterval:
 
     def _restart(self) -> None:
         self._sums = np.zeros(len(self._terms))
+        self._on_device: list[tuple[int, Sequence[nn.NdArray]]] = []  # update, its loss terms
         self._updates, self._skipped, self._waited, self._started = 0, 0, 0.0, time.monotonic()
 
     @contextmanager
@@ -55,19 +57,31 @@ class LogInterval:
         ) as self._bar:
             yield
 
-    def add(self, terms: Float64Array | None, waited: float) -> None:
+    def add(self, update: int, terms: Sequence[nn.NdArray] | None, waited: float) -> None:
         """Add one update to the averages.
 
-        `terms`: this rank's share of the loss terms, or None if the update was skipped. `waited`: seconds
-        that the update waited for its batches.
+        `terms`: this rank's shares of the loss terms, an array for each pass, or None if the update was
+        skipped. They stay on the device until `fetch`, so the GPU does not wait. `waited`: seconds that the
+        update waited for its batches.
         """
         self._updates += 1
         self._waited += waited
         if terms is None:
             self._skipped += 1
         else:
-            self._sums += terms
+            self._on_device.append((update, terms))
         self._bar.update()
+
+    def fetch(self) -> tuple[int, Float64Array] | None:
+        """Copy the loss terms from the device. Returns the first update with terms that are not finite."""
+        fault = None
+        for update, passes in self._on_device:
+            terms = sum((array.data for array in passes), np.zeros(len(self._terms)))
+            if fault is None and not np.isfinite(terms).all():
+                fault = update, terms
+            self._sums += terms
+        self._on_device.clear()
+        return fault
 
     def is_over(self, progress: Progress) -> bool:
         """Whether the interval ends after the current update."""
@@ -76,7 +90,7 @@ class LogInterval:
     def write(self, progress: Progress, lr: float, loss_scale: LossScale) -> None:
         """Write the journal row and the log line, and start the next interval. Every rank must call it.
 
-        `lr`: the learning rate of the last update.
+        `lr`: the learning rate of the last update. `fetch` comes before it.
         """
         done = self._updates - self._skipped
         means = self._sums / done if done else self._sums + math.nan

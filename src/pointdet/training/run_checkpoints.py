@@ -38,13 +38,13 @@ class RunCheckpoints:
 
     def save(self, name: str, progress: Progress) -> None:
         """Write the checkpoint `name`. Every rank must call it. Errors: PointDetError if writing fails."""
-        ranks, averages = self._model.runtime.ranks, self._average.arrays
-        average_over_ranks(ranks, self._parameters, averages)
+        ranks = self._model.runtime.ranks
+        average_over_ranks(ranks, self._parameters, self._average.statistics)
         self._saved_at = time.monotonic()
         if ranks.rank:
             return
         state = {
-            "weights": "ema.h5" if averages else "parameters.h5",
+            "weights": "ema.h5" if self._average else "parameters.h5",
             "epoch": progress.epoch,
             "update": progress.update,
             "updates_per_epoch": progress.updates_per_epoch,
@@ -59,8 +59,9 @@ class RunCheckpoints:
     def _write_files(self, folder: Path) -> None:
         parameters = {name: (v.d, v.need_grad) for name, v in self._parameters.items()}
         h5_file.write(folder / "parameters.h5", parameters)
-        if averages := self._average.arrays:
-            mean = {name: (averages[name].data, v.need_grad) for name, v in self._parameters.items()}
+        if self._average:
+            averages = self._average.values()
+            mean = {name: (averages[name], v.need_grad) for name, v in self._parameters.items()}
             h5_file.write(folder / "ema.h5", mean)
         self._solver.save(folder / "solver.h5")
 
@@ -73,8 +74,10 @@ class RunCheckpoints:
         state = checkpoint.read_state(folder)
         self._check(folder, state, progress)
         self._fit(folder / "parameters.h5", self._parameters)
-        if averages := self._average.arrays:
-            self._fit(folder / "ema.h5", {name: _variable(array) for name, array in averages.items()})
+        if self._average:
+            averages = {n: nn.Variable.from_numpy_array(a) for n, a in self._average.values().items()}
+            self._fit(folder / "ema.h5", averages)
+            self._average.set({name: average.d for name, average in averages.items()})
         self._solver.load(folder / "solver.h5", self._model.detector.channel_last)
         was_half = state["config"]["mixed_precision"]["mixed_precision"]
         if was_half and self._model.config.mixed_precision.mixed_precision:
@@ -101,7 +104,7 @@ class RunCheckpoints:
                 f"{progress.updates_per_epoch}; resume with the same data, batch_size x accumulate x ranks (it ran on "
                 f"{state['ranks']}), or start a new run from it with --checkpoint"
             )
-        has_average = bool(self._average.arrays)
+        has_average = bool(self._average)
         if has_average != (folder / "ema.h5").is_file():
             raise PointDetError(
                 f"{folder} was written {'without' if has_average else 'with'} train.ema_decay; resume with the same "
@@ -111,10 +114,3 @@ class RunCheckpoints:
     def _fit(self, path: Path, parameters: dict[str, nn.Variable]) -> None:
         detector = self._model.detector
         fit_all(h5_file.read(path), parameters, detector.channel_last, detector.class_bias, str(path))
-
-
-def _variable(array: nn.NdArray) -> nn.Variable:
-    """A variable that shares the memory of `array`."""
-    variable = nn.Variable(array.shape)
-    variable.data = array
-    return variable

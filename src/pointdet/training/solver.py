@@ -15,6 +15,7 @@ import numpy as np
 from pointdet.config import schema
 from pointdet.errors import PointDetError
 from pointdet.ops.cpu.update import BlockedAdam
+from pointdet.training.array_sums import ArraySums
 from pointdet.weights import h5_file
 from pointdet.weights.fit import fit
 
@@ -100,6 +101,12 @@ class Solver:
         self._statistics = [v.data for v in parameters.values() if not v.need_grad] if self._mixed else []
         self._statistics_before = [nn.NdArray(a.shape) for a in self._statistics]
         self._blocked = BlockedAdam(self._adam) if in_blocks else None
+        self._squares = (
+            ArraySums(self._gradients, lambda g: F.mul2(g, g)) if train.clip_grad_norm > 0 else None
+        )
+        # A value times 0 is not 0 if the value is infinite or NaN.
+        self._overflows = ArraySums(self._gradients, lambda g: g * 0) if self._mixed else None
+        self._faults = ArraySums([v.data for v in parameters.values()], lambda v: v)
 
     @property
     def gradients(self) -> list[nn.NdArray]:
@@ -117,8 +124,8 @@ class Solver:
         Returns False if they overflowed and the step was skipped. Errors: PointDetError after MAX_SKIPS
         skipped steps in a row.
         """
-        if self._mixed:
-            overflow = self._adam.check_inf_or_nan_grad()
+        if self._overflows is not None:
+            overflow = not np.isfinite(self._overflows.compute()).all()
             scale = self.loss_scale.value
             self.loss_scale.update(overflow)
             if overflow:
@@ -131,8 +138,8 @@ class Solver:
                     )
                 return False
             self._adam.scale_grad(1 / scale)
-        if self._train.clip_grad_norm > 0:
-            norm = gradient_norm(self._gradients)
+        if self._squares is not None:
+            norm = math.sqrt(self._squares.compute().sum(dtype=np.float64))
             if norm > self._train.clip_grad_norm:
                 self._adam.scale_grad(self._train.clip_grad_norm / norm)
         if self._train.weight_decay > 0:
@@ -146,12 +153,8 @@ class Solver:
 
     def not_finite(self) -> str | None:
         """The name of the first parameter or running statistic that contains NaN or infinity, or None."""
-        with nn.auto_forward():
-            for name, parameter in self._parameters.items():
-                # A sum over NaN or infinity is not finite.
-                if not math.isfinite(float(F.sum(parameter.data).data)):
-                    return name
-        return None
+        faults = np.flatnonzero(~np.isfinite(self._faults.compute()))
+        return list(self._parameters)[faults[0]] if len(faults) else None
 
     def save(self, path: Path) -> None:
         """Write Adam's moments and step counters to an .h5 file, in NNabla's format."""
@@ -182,10 +185,3 @@ class Solver:
         self._adam.set_states(states)
         if self._blocked is not None:
             self._blocked.read_states()
-
-
-def gradient_norm(gradients: list[nn.NdArray]) -> float:
-    """The Euclidean norm of all gradients, as one vector."""
-    with nn.auto_forward():
-        squares = [F.sum(F.mul2(g, g)) for g in gradients]
-    return float(np.sqrt(sum(float(s.data) for s in squares)))

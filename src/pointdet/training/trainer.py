@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import NoReturn
 
+import nnabla as nn
 import numpy as np
 
 from pointdet.arrays import Batch, Float64Array
@@ -44,7 +43,7 @@ class Trainer:
         self._graph = TrainingGraph(config, model.detector, model.runtime)
         self._solver = Solver(config.train, config.mixed_precision, self._parameters, in_blocks)
         self._average = MovingAverage(self._parameters, config.train.ema_decay, in_blocks)
-        self._callback = self._ranks.backward_callback(self._solver.gradients)
+        self._gradient_sum = self._ranks.gradient_sum(self._graph.terms["total"], self._solver.gradients)
         self._checkpoints = RunCheckpoints(folder / "checkpoints", model, self._solver, self._average)
         self._validation = Validation(model, val_set, self._average, folder) if val_set is not None else None
         self._progress = Progress(loader.iterations // config.train.accumulate, config.dataset.metric)
@@ -79,10 +78,10 @@ class Trainer:
                 waited = time.monotonic() - started
                 divisors, stop, save = self._sum_over_ranks(parts, request)
                 terms, lr = self._update(parts, divisors)
-                log.add(terms, waited)
+                log.add(progress.update, terms, waited)
                 log_now = stop or log.is_over(progress)
                 if log_now or save:
-                    self._check_parameters(lr)
+                    self._check(log, lr)
                 if log_now:
                     log.write(progress, lr, self._solver.loss_scale)
                 if stop or save and not progress.epoch_is_over:  # `_finish_epoch` saves after the last update
@@ -97,7 +96,7 @@ class Trainer:
         progress.next_epoch()
         last = progress.epoch == settings.num_epochs
         if self._validation is not None and (last or progress.epoch % settings.val_intervals == 0):
-            average_over_ranks(self._ranks, self._parameters, self._average.arrays)
+            average_over_ranks(self._ranks, self._parameters, self._average.statistics)
             ap = self._validation.run(progress, journal)
             if ap > progress.best:
                 progress.best = ap
@@ -113,10 +112,10 @@ class Trainer:
         summed = self._ranks.sum(np.concatenate([counts, [float(request.requested), float(due)]]))
         return summed[:-2], bool(summed[-2]), bool(summed[-1])
 
-    def _update(self, parts: list[Batch], divisors: Float64Array) -> tuple[Float64Array | None, float]:
+    def _update(self, parts: list[Batch], divisors: Float64Array) -> tuple[list[nn.NdArray] | None, float]:
         """Run one update on `accumulate` batches.
 
-        Returns this rank's share of the loss terms, or None if the step was skipped, and the learning rate.
+        Returns this rank's shares of the loss terms, or None if the step was skipped, and the learning rate.
         Gradients are summed over passes and ranks. The divisors count all passes and ranks, so the sum is the
         gradient of the joined batch.
         """
@@ -125,28 +124,31 @@ class Trainer:
         lr = learning_rate(settings.learning_rate, settings.num_epochs, iterations, progress.step)
         progress.update += 1
         solver.begin()
-        terms, scale = np.zeros(len(self._graph.terms)), solver.loss_scale.value
+        terms, scale = [], solver.loss_scale.value
         for number, part in enumerate(parts, 1):
-            numbers = self._graph.forward(part, divisors)
-            terms += np.array(list(numbers.values()))
-            if not math.isfinite(numbers["total"]) and not self._mixed:
-                self._fail("the loss", lr)
-            self._graph.backward(scale, self._callback if number == len(parts) else None)
-        if self._callback is None and self._ranks.size > 1:
-            self._ranks.all_reduce(solver.gradients)
+            terms.append(self._graph.forward(part, divisors))
+            self._graph.backward(scale, self._gradient_sum.hook if number == len(parts) else None)
+        self._gradient_sum.finish()
         if not solver.update(lr):
             return None, lr
         self._average.update()
         return terms, lr
 
-    def _check_parameters(self, lr: float) -> None:
-        """A finite loss is not enough: ReLU turns NaN into 0, an infinite variance turns values into 0."""
-        if (name := self._solver.not_finite()) is not None:
-            self._fail(name, lr)
+    def _check(self, log: LogInterval, lr: float) -> None:
+        """Raise PointDetError if a loss term or a parameter is not finite.
 
-    def _fail(self, what: str, lr: float) -> NoReturn:
-        terms = ", ".join(f"{name} {float(term.d):g}" for name, term in self._graph.terms.items())
-        raise PointDetError(
-            f"{what} is not finite at epoch {self._progress.epoch + 1}, step {self._progress.update} (lr {lr:g}; {terms}); "
+        A finite loss is not enough: ReLU turns NaN into 0, an infinite variance turns values into 0.
+        """
+        fault = log.fetch()
+        if fault is not None and not self._mixed:
+            raise self._not_finite("the loss", *fault, lr)
+        if (name := self._solver.not_finite()) is not None:
+            terms = np.array(list(self._graph.values().values()))
+            raise self._not_finite(name, self._progress.update, terms, lr)
+
+    def _not_finite(self, what: str, update: int, terms: Float64Array, lr: float) -> PointDetError:
+        shown = ", ".join(f"{name} {value:g}" for name, value in zip(self._graph.terms, terms, strict=True))
+        return PointDetError(
+            f"{what} is not finite at epoch {self._progress.epoch + 1}, step {update} (lr {lr:g}; {shown}); "
             "lower train.learning_rate.base_lr, raise its warmup_epochs, or set train.clip_grad_norm"
         )

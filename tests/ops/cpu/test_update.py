@@ -48,7 +48,7 @@ def test_adam_equals_nnabla():
 def test_update_average():
     rng = np.random.default_rng(2)
     old, new = rng.standard_normal((2, 3, BLOCK)).astype(np.float32)
-    average, parameter = nn.NdArray.from_numpy_array(old.copy()), nn.NdArray.from_numpy_array(new.copy())
+    average, parameter = old.copy(), new.copy()
     update_average(average, parameter, 0.9)
-    np.testing.assert_allclose(average.data, 0.9 * old.astype(np.float64) + 0.1 * new, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(parameter.data, new)
+    np.testing.assert_allclose(average, 0.9 * old.astype(np.float64) + 0.1 * new, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(parameter, new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import nnabla as nn
 import numpy as np
 from nnabla.solvers import Solver
 
@@ -40,7 +39,7 @@ class BlockedAdam:
             state.t += 1
             corrected = rate * np.sqrt(1 - self._beta2**state.t) / (1 - self._beta1**state.t)
             arrays = (parameter.data, parameter.grad, state.pstate["mean"].data, state.pstate["var"].data)
-            for value, gradient, mean, var in _blocks(*arrays):
+            for value, gradient, mean, var in _blocks(*map(view, arrays)):
                 self._step(value, gradient, mean, var, np.float32(corrected))
 
     def _step(
@@ -66,7 +65,7 @@ class BlockedAdam:
         value -= step
 
 
-def update_average(average: nn.NdArray, parameter: nn.NdArray, decay: float) -> None:
+def update_average(average: Float32Array, parameter: Float32Array, decay: float) -> None:
     """average = decay * average + (1 - decay) * parameter, in place."""
     for old, new in _blocks(average, parameter):
         step = workspace("step", len(new))
@@ -75,7 +74,7 @@ def update_average(average: nn.NdArray, parameter: nn.NdArray, decay: float) -> 
         old += step
 
 
-def _blocks(*arrays: nn.NdArray) -> Iterator[tuple[Float32Array, ...]]:
-    flat = [view(array).reshape(-1) for array in arrays]
+def _blocks(*arrays: Float32Array) -> Iterator[tuple[Float32Array, ...]]:
+    flat = [array.reshape(-1) for array in arrays]
     for first in range(0, flat[0].size, BLOCK):
         yield tuple(values[first : first + BLOCK] for values in flat)

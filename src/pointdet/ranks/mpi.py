@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks that communicate through MPI: those of a run on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+
+from pointdet.arrays import Float64Array
+from pointdet.errors import PointDetError, last_line
+from pointdet.ranks.base import GradientSum, SumAfterBackward
+
+
+class MpiRanks:
+    """Processes under mpirun. Everything goes through MPI.
+
+    Errors: PointDetError if mpi4py is missing or belongs to another MPI installation than mpirun.
+    """
+
+    def __init__(self, expected: int) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise PointDetError(
+                f"started under mpirun with {expected} ranks, but mpi4py cannot be used "
+                f"({last_line(error)}); install Open MPI and mpi4py, or start one process without mpirun"
+            ) from None
+        self._mpi = MPI
+        self._world = MPI.COMM_WORLD
+        self.rank, self.size = self._world.rank, self._world.size
+        if self.size != expected:
+            raise PointDetError(
+                f"mpirun started {expected} ranks, but MPI sees {self.size}; "
+                "mpi4py belongs to another MPI than this mpirun; use the mpirun of the same environment"
+            )
+        self.local_rank = self._world.Split_type(MPI.COMM_TYPE_SHARED).rank
+        self._buffer = np.zeros(0, np.float32)
+
+    def sum(self, values: Float64Array) -> Float64Array:
+        total = np.empty_like(values)
+        self._world.Allreduce(values, total)
+        return total
+
+    def gather(self, value: Any) -> list[Any] | None:
+        return self._world.gather(value)
+
+    def broadcast(self, value: Any) -> Any:
+        return self._world.bcast(value)
+
+    def gradient_sum(self, loss: nn.Variable, gradients: Sequence[nn.NdArray]) -> GradientSum:
+        return SumAfterBackward(self, gradients)
+
+    def all_reduce(self, arrays: Sequence[nn.NdArray]) -> None:
+        # All arrays are copied into one buffer: that is faster than one message for each array.
+        sizes = [array.size for array in arrays]
+        if self._buffer.size != sum(sizes):
+            self._buffer = np.empty(sum(sizes), np.float32)
+        parts = np.split(self._buffer, np.cumsum(sizes)[:-1])
+        for part, array in zip(parts, arrays, strict=True):
+            part[...] = array.data.reshape(-1)
+        self._world.Allreduce(self._mpi.IN_PLACE, self._buffer)
+        for part, array in zip(parts, arrays, strict=True):
+            array.cast(np.float32)[...] = part.reshape(array.shape)

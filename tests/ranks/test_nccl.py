@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The NCCL binding with two ranks on the CPU: stand-ins for NCCL and CUDA sum in shared memory."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from pointdet.errors import PointDetError
+from pointdet.ranks.nccl_library import Nccl
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler for the stand-ins of NCCL and CUDA")
+    folder = tmp_path_factory.mktemp("libraries")
+    for name, part in (("libnccl.so.2", "NCCL"), ("libcudart.so.12", "CUDART")):
+        flags = ["-shared", "-fPIC", "-O1", f"-D{part}", f"-Wl,-soname,{name}", "-o", folder / name]
+        subprocess.run([compiler, HERE / "stand_in.c", *flags], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["as early as possible", "as late as possible"])
+def test_training_with_nccl_is_that_with_mpi(libraries, mpirun, tmp_path, late):
+    """The same parameters to the last bit: a sum of two numbers does not depend on the order."""
+    tiny.draw(tmp_path / "data", train=16, val=0)
+    result = mpirun(2, HERE / "nccl_training.py", libraries, tmp_path / "data", tmp_path, *["late"] * late)
+    assert result.returncode == 0, result.stderr
+    for network in ("resnet", "cornernet"):
+        found = {
+            way: [dict(np.load(tmp_path / f"{network}_{way}_{rank}.npz")) for rank in (0, 1)]
+            for way in ("mpi", "nccl")
+        }
+        groups = int(found["nccl"][0].pop("groups")) - int(found["mpi"][0].pop("groups"))
+        assert groups > 20  # several buckets in each step
+        for name, array in found["mpi"][0].items():
+            for rank in found["nccl"]:
+                np.testing.assert_array_equal(rank[name], array, err_msg=name)
+
+
+def test_missing_libraries():
+    if "nccl" in os.environ.get("LD_LIBRARY_PATH", "") or shutil.which("nvidia-smi"):
+        pytest.skip("NCCL may be installed here")
+    with pytest.raises(PointDetError, match=r"several GPUs needs libnccl.so.2 .*make setup-cuda"):
+        Nccl()
