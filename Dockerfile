@@ -6,10 +6,12 @@
 #       mpirun -n 4 python src/main.py ctdet --train-config cfg/resnet_18_coco_fp.yaml \
 #       --data_dir /data -o runs/resnet_18_coco_fp
 #
+# The host needs NVIDIA's driver 525.60.13 or later, and the NVIDIA Container Toolkit. Each rank uses one GPU.
 # --shm-size: NCCL uses shared memory between the ranks of a host. Docker's default of 64 MB is too small.
 # UID: your user id, so that you own the files in runs/.
 
-# NNabla's wheel is linked to CUDA 12 and cuDNN 8. The image also has NCCL. Ubuntu 22.04 has Python 3.10.
+# NNabla's wheel is linked to CUDA 12 and cuDNN 8. The image has them and NCCL, so NVIDIA's wheels are left out below.
+# Ubuntu 22.04 has Python 3.10.
 FROM nvidia/cuda:12.0.1-cudnn8-runtime-ubuntu22.04
 
 RUN apt-get update \
@@ -28,7 +30,8 @@ ENV PATH=/opt/venv/bin:${PATH}
 
 WORKDIR /pointdet
 COPY requirements.txt requirements-cuda120.txt requirements-onnx.txt ./
-RUN python -m pip install --no-cache-dir --requirement requirements.txt --requirement requirements-cuda120.txt \
+RUN grep -v ^nvidia- requirements-cuda120.txt > requirements-extension.txt \
+    && python -m pip install --no-cache-dir --requirement requirements.txt --requirement requirements-extension.txt \
         --requirement requirements-onnx.txt
 
 COPY setup.py pyproject.toml README.md LICENSE ./

@@ -16,10 +16,11 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: help setup quickstart test check clean
+.PHONY: help setup setup-cuda quickstart test check clean
 
 help:
 	@echo "make setup       Python 3.10 and every dependency, pinned, in .venv"
+	@echo "make setup-cuda  the same, and NNabla's GPU extension with the CUDA libraries (2 GB); needs NVIDIA's driver only"
 	@echo "make quickstart  draws a dataset, trains on it with two ranks, evaluates, detects, exports: $(RUN)"
 	@echo "make test        make check and all tests; a part: make test ARGS=\"tests/data -k voc\""
 	@echo "make check       linter, formatter, types"
@@ -35,15 +36,21 @@ setup: .venv/.installed
 	$(PYTHON) -m pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+setup-cuda: .venv/.installed-cuda
+
+.venv/.installed-cuda: .venv/.installed requirements-cuda120.txt
+	$(PYTHON) -m pip install --requirement requirements-cuda120.txt
+	@touch $@
+
 quickstart: setup
 	rm -rf $(RUN)
 	$(PYTHON) -m pointdet.data.shapes $(RUN)/data --size 128 --train 1000
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(MPIRUN) -n 2 $(PYTHON) src/main.py ctdet \
-		--train-config cfg/quickstart.yaml --data_dir $(RUN)/data -o $(RUN)
+		--train-config cfg/quickstart.yaml --data_dir $(RUN)/data -o $(RUN) --extension_module cpu
 	$(PYTHON) src/test.py ctdet --checkpoint $(RUN)/checkpoints/best --data_dir $(RUN)/data --split test \
-		--save_dir $(RUN)/evaluation
+		--save_dir $(RUN)/evaluation --extension_module cpu
 	$(PYTHON) src/demo.py ctdet --checkpoint $(RUN)/checkpoints/best --demo $(RUN)/data/test --debug 1 \
-		--save_dir $(RUN)/demo
+		--save_dir $(RUN)/demo --extension_module cpu
 	$(PYTHON) src/save_nnp.py ctdet --checkpoint $(RUN)/checkpoints/best --save_dir $(RUN)/export
 	@echo
 	@echo "data        $(RUN)/data"

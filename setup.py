@@ -46,7 +46,20 @@ setup(
         "safetensors>=0.5,<1",  # parameters for programs of other frameworks
     ],
     extras_require={
-        "cuda120": ["nnabla-ext-cuda120==1.39.0"],
+        # The extension names libraries of CUDA 12 and cuDNN 8: libcudart.so.12, libcusolver.so.11, libcudnn.so.8.
+        "cuda120": [
+            "nnabla-ext-cuda120==1.39.0",
+            "nvidia-cublas-cu12>=12.1,<13",
+            "nvidia-cuda-nvrtc-cu12>=12.1,<13",
+            "nvidia-cuda-runtime-cu12>=12.1,<13",
+            "nvidia-cudnn-cu12>=8.9,<9",
+            "nvidia-cufft-cu12>=11.0,<12",
+            "nvidia-curand-cu12>=10.3,<11",
+            "nvidia-cusolver-cu12>=11.4,<12",
+            "nvidia-cusparse-cu12>=12.1,<13",
+            "nvidia-nccl-cu12>=2.16,<3",
+            "nvidia-nvjitlink-cu12>=12.1,<13",
+        ],
         "onednn": [
             "onednn-cpu-gomp==2023.2.0"
         ],  # faster convolutions on x86-64 CPUs, see docs/performance.md

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import nnabla as nn
 from nnabla.ext_utils import get_extension_context
 
-from pointdet.device import require_cuda
+from pointdet.cuda import cards, driver, extension
 from pointdet.errors import PointDetError
 from pointdet.ops.cpu import onednn
 from pointdet.ranks.base import Ranks, SingleProcess
 from pointdet.ranks.mpi import MpiRanks
 from pointdet.ranks.nccl import NcclRanks
+
+logging.getLogger("nnabla").setLevel(logging.WARNING)  # NNabla logs every solver state that it saves or loads
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,15 @@ class Runtime:
     """The device of this process and its rank."""
 
     device: str  # "cpu" or "cudnn"
-    device_id: str
+    card: str  # the GPU, as an entry of CUDA_VISIBLE_DEVICES; NNabla's number of it is always 0
     ranks: Ranks
     cpu_kernels: str = "nnabla"  # "blas" or "onednn"
 
     def context(self, half: bool = False) -> nn.Context:
-        """The NNabla context in which functions are created."""
-        return get_extension_context(
-            self.device, device_id=self.device_id, type_config="half" if half else "float"
-        )
+        """The NNabla context in which functions are created. Contexts can be changed, so each call makes one."""
+        if not self.on_cpu:
+            return extension.context(half)
+        return get_extension_context("cpu", device_id="", type_config="half" if half else "float")
 
     def norm_context(self, half: bool) -> nn.Context:
         """The context for batch normalisation.
@@ -55,33 +59,42 @@ class Runtime:
 
     def describe(self) -> str:
         """One line for the log."""
-        place = (
-            f"the CPU ({self.cpu_kernels} kernels)"
-            if self.on_cpu
-            else f"{self.device} device {self.device_id}"
-        )
+        place = f"the CPU ({self.cpu_kernels} kernels)" if self.on_cpu else f"GPU {self.card}"
         return f"rank {self.ranks.rank} of {self.ranks.size} on {place}, NNabla {nn.__version__}"
 
 
-def start(device: str = "cpu", gpu: int = 0, cpu_kernels: str = "auto") -> Runtime:
+def start(device: str = "cpu", gpus: Sequence[int] | None = None, cpu_kernels: str = "auto") -> Runtime:
     """Create the runtime of this process and make its context NNabla's default.
 
-    device: "cpu" or "cudnn". gpu: number of the GPU; under mpirun rank r of a host uses GPU `gpu + r`.
-    cpu_kernels: nnabla, blas, onednn or auto. auto is onednn if it is installed, otherwise blas.
+    device: "cpu" or "cudnn". gpus: numbers of the GPUs of this host, one for each of its ranks; None for all that
+    CUDA_VISIBLE_DEVICES or the driver shows. cpu_kernels: nnabla, blas, onednn or auto. auto is onednn if it is
+    installed, otherwise blas.
     Errors: PointDetError if the device does not work or the ranks cannot communicate.
     """
     if device not in ("cpu", "cudnn"):
         raise PointDetError(f"unknown device {device!r}; use cpu or cudnn")
     expected = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("PMI_SIZE", "1")))
-    ranks: Ranks = MpiRanks(expected) if expected > 1 else SingleProcess()
-    device_id = str(gpu + ranks.local_rank) if device == "cudnn" else ""
-    runtime = Runtime(device, device_id, ranks, _resolve_kernels(cpu_kernels))
-    if not runtime.on_cpu:
-        require_cuda(int(device_id))
-    if not runtime.on_cpu and isinstance(ranks, MpiRanks):
-        runtime = replace(runtime, ranks=NcclRanks(ranks, runtime.context()))
+    mpi = MpiRanks(expected) if expected > 1 else None
+    ranks: Ranks = mpi or SingleProcess()
+    card = _start_gpu(gpus, ranks) if device == "cudnn" else ""
+    if mpi is not None and device == "cudnn":
+        ranks = NcclRanks(mpi, extension.context(half=False))
+    runtime = Runtime(device, card, ranks, _resolve_kernels(cpu_kernels))
     nn.set_default_context(runtime.context())
     return runtime
+
+
+def _start_gpu(gpus: Sequence[int] | None, ranks: Ranks) -> str:
+    """Start the CUDA extension on the card of this rank, and return the card. Errors: PointDetError."""
+    extension.require_installed()
+    driver.require()
+    if gpus is not None and len(gpus) > 1 and ranks.size == 1:
+        raise PointDetError(
+            f"--gpus names {len(gpus)} GPUs, but one process uses one; start mpirun -n {len(gpus)}, or name one GPU"
+        )
+    card = cards.choose(gpus, ranks.on_host(cards.shown()))[ranks.local_rank]
+    extension.start(card)
+    return card
 
 
 def _resolve_kernels(cpu_kernels: str) -> str:

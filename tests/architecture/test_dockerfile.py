@@ -22,6 +22,16 @@ def test_base_has_what_nnabla_is_linked_to(steps):
     assert base.startswith("nvidia/cuda:12.") and base.endswith("-cudnn8-runtime-ubuntu22.04")
 
 
+def test_extension_without_the_wheels_of_the_libraries(steps):
+    """The base has the libraries already, which are 2 GB."""
+    (command,) = [arguments for step, arguments in steps if step == "RUN" and "cuda120" in arguments]
+    assert command.startswith("grep -v ^nvidia- requirements-cuda120.txt > requirements-extension.txt")
+    assert "--requirement requirements-extension.txt" in command
+    pins = (ROOT / "requirements-cuda120.txt").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in pins if not line.startswith(("nvidia-", "#"))]
+    assert kept == ["nnabla-ext-cuda120==1.39.0"]
+
+
 def test_does_not_run_as_root(steps):
     assert [arguments for instruction, arguments in steps if instruction == "USER"][-1] not in ("root", "0")
 

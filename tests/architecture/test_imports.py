@@ -23,7 +23,7 @@ LAYERS = (
     {"pointdet.detectors", "pointdet.data"},  # the codec is handed to the loader
     {"pointdet.weights", "pointdet.drawing", "pointdet.codec", "pointdet.suppression", "pointdet.runtime"},
     {"pointdet.backbones", "pointdet.structures", "pointdet.ranks"},
-    {"pointdet.ops", "pointdet.config", "pointdet.geometry", "pointdet.files", "pointdet.device"},
+    {"pointdet.ops", "pointdet.config", "pointdet.geometry", "pointdet.files", "pointdet.cuda"},
     {"pointdet.arrays", "pointdet.errors", "pointdet.processor", "pointdet.stop_request"},
 )
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}

@@ -88,14 +88,15 @@ def test_the_module_and_the_command_are_the_same(pointdet):
 
 def test_from_images_to_an_export(pointdet):
     """A shipped configuration by name; one worker process, which imports the console command again."""
+    cpu = ("--gpus", "-1")
     size = ("--size", "64", "--train", "8", "--val", "4", "--test", "4")
     pointdet("data", *size, program=("-m", "pointdet.data.shapes"))
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    pointdet("train", "--train-config", "quickstart", "--data_dir", "data", "-o", "run", *settings)
+    pointdet("train", "--train-config", "quickstart", "--data_dir", "data", "-o", "run", *cpu, *settings)
     checkpoint = ("--checkpoint", "run/checkpoints/last")
-    tested = pointdet("test", *checkpoint, "--data_dir", "data", "--split", "test")
+    tested = pointdet("test", *checkpoint, "--data_dir", "data", "--split", "test", *cpu)
     assert "COCO box AP" in tested.stdout
-    pointdet("demo", *checkpoint, "--demo", "data/test")
+    pointdet("demo", *checkpoint, "--demo", "data/test", *cpu)
     pointdet("export", *checkpoint)
     pointdet("convert", "run/checkpoints/last", "model.safetensors")
     made = {

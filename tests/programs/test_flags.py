@@ -44,21 +44,49 @@ def test_flags_that_are_not_given_override_nothing():
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("--gpus 1", ("cudnn", 1)),
-        ("--gpus -1", ("cpu", 0)),
-        ("--extension_module cpu --gpus 0", ("cpu", 0)),
-        ("--extension_module cudnn", ("cudnn", 0)),
-        ("--extension_module cudnn --gpus 2", ("cudnn", 2)),
+        ("--gpus 1", ("cudnn", (1,))),
+        ("--gpus 3,0,12", ("cudnn", (3, 0, 12))),
+        ("--gpus -1", ("cpu", None)),
+        ("--extension_module cpu --gpus -1", ("cpu", None)),
+        ("--extension_module cpu --gpus 0", ("cpu", (0,))),
+        ("--extension_module cudnn", ("cudnn", None)),
+        ("--extension_module cudnn --gpus 2", ("cudnn", (2,))),
     ],
 )
 def test_device(line, expected):
-    assert flags.device(parsed(f"ctdet {line}")) == expected
+    args = parsed(f"ctdet {line}")
+    assert flags.device(args) == flags.device(args, needs_gpu=False) == expected
+    assert flags.requests_gpu(args) == (expected[0] == "cudnn")
+
+
+@pytest.mark.parametrize(
+    "value, sentence",
+    [
+        ("0,1,0", "'0,1,0' names a GPU twice; give each rank a GPU of its own"),
+        ("0,x", "'0,x' is not a list of GPU numbers such as 0,1, nor -1 for the CPU"),
+        ("0,-1", "'0,-1' is not a list of GPU numbers"),
+        ("0,,1", "'0,,1' is not a list of GPU numbers"),
+        ("1.5", "'1.5' is not a list of GPU numbers"),
+    ],
+)
+def test_wrong_gpus_are_errors_of_the_flag(capsys, value, sentence):
+    with pytest.raises(SystemExit):
+        parsed(f"ctdet --gpus {value}")
+    assert f"error: argument --gpus: {sentence}" in capsys.readouterr().err
+
+
+def test_gpu_and_cpu_cannot_both_be_requested():
+    with pytest.raises(
+        PointDetError, match="cudnn selects the GPU and --gpus -1 the CPU; leave one of them out"
+    ):
+        flags.device(parsed("ctdet --extension_module cudnn --gpus -1"))
 
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_default_device_is_cudnn_if_it_is_installed(monkeypatch, installed):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
-    assert flags.device(parsed("ctdet")) == ("cudnn" if installed else "cpu", 0)
+    assert flags.device(parsed("ctdet")) == ("cudnn" if installed else "cpu", None)
+    assert flags.device(parsed("ctdet"), needs_gpu=False) == ("cpu", None)
 
 
 def test_cpu_kernels_come_from_set():

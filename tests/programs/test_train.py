@@ -21,6 +21,7 @@ from pointdet.programs.run import run_program
 from pointdet.weights import checkpoint, h5_file
 
 SRC = Path(__file__).parents[2] / "src"
+CPU = ("--gpus", "-1")
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def run(monkeypatch, capfd):
     """run(argument, ...) -> exit status, standard output, standard error."""
 
     def call(*arguments, program=train.main):
-        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments), *CPU])
         with pytest.raises(SystemExit) as raised:
             run_program(program)
         return raised.value.code, *capfd.readouterr()
@@ -238,7 +239,7 @@ def test_wrong_number_of_classes(monkeypatch, capfd, tmp_path, data):
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, SRC / "test.py", "ctdet", "--checkpoint", tmp_path / "x.h5"]
     result = subprocess.run(
-        [*command, "--train-config", tmp_path / "two.yaml", "--save_dir", tmp_path / "out"],
+        [*command, "--train-config", tmp_path / "two.yaml", "--save_dir", tmp_path / "out", *CPU],
         check=False,
         capture_output=True,
         text=True,
@@ -302,7 +303,7 @@ def limit_files():
 
 def test_a_disk_that_is_full(config, tmp_path):
     result = subprocess.run(
-        [sys.executable, SRC / "main.py", "ctdet", "--train-config", config, "-o", tmp_path / "run"],
+        [sys.executable, SRC / "main.py", "ctdet", "--train-config", config, "-o", tmp_path / "run", *CPU],
         check=False,
         capture_output=True,
         text=True,

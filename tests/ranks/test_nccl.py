@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NCCL binding with two ranks on the CPU: stand-ins for NCCL and CUDA sum in shared memory."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,14 +9,16 @@ import numpy as np
 import pytest
 import tiny
 
+from pointdet.cuda import libraries
 from pointdet.errors import PointDetError
+from pointdet.ranks import nccl_library
 from pointdet.ranks.nccl_library import Nccl
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def libraries(tmp_path_factory):
+def stand_ins(tmp_path_factory):
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler for the stand-ins of NCCL and CUDA")
@@ -29,10 +30,10 @@ def libraries(tmp_path_factory):
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["as early as possible", "as late as possible"])
-def test_training_with_nccl_is_that_with_mpi(libraries, mpirun, tmp_path, late):
+def test_training_with_nccl_is_that_with_mpi(stand_ins, mpirun, tmp_path, late):
     """The same parameters to the last bit: a sum of two numbers does not depend on the order."""
     tiny.draw(tmp_path / "data", train=16, val=0)
-    result = mpirun(2, HERE / "nccl_training.py", libraries, tmp_path / "data", tmp_path, *["late"] * late)
+    result = mpirun(2, HERE / "nccl_training.py", stand_ins, tmp_path / "data", tmp_path, *["late"] * late)
     assert result.returncode == 0, result.stderr
     for network in ("resnet", "cornernet"):
         found = {
@@ -46,8 +47,23 @@ def test_training_with_nccl_is_that_with_mpi(libraries, mpirun, tmp_path, late):
                 np.testing.assert_array_equal(rank[name], array, err_msg=name)
 
 
-def test_missing_libraries():
-    if "nccl" in os.environ.get("LD_LIBRARY_PATH", "") or shutil.which("nvidia-smi"):
-        pytest.skip("NCCL may be installed here")
+def test_missing_libraries(monkeypatch):
+    def refuse(name):
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(nccl_library.ctypes, "CDLL", refuse)
     with pytest.raises(PointDetError, match=r"several GPUs needs libnccl.so.2 .*make setup-cuda"):
         Nccl()
+
+
+def test_the_real_nccl_reaches_the_driver():
+    """The functions and the unique identifier are those of the real library. Without a GPU, joining fails."""
+    if not (paths := libraries.preload()) or "libnccl" not in paths[-1]:
+        pytest.skip("the wheel of NCCL is not installed (make setup-cuda)")
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a GPU, on which a rank would really join")
+    nccl = Nccl()
+    unique_id = nccl.unique_id()
+    assert len(unique_id) == 128 and any(unique_id)
+    with pytest.raises(PointDetError, match=r"ncclCommInitRank failed \(unhandled cuda error\)"):
+        nccl.join(unique_id, 0, 1)

@@ -139,7 +139,7 @@ def test_one_rank_overflows_and_both_skip(config, mpirun, tmp_path):
 def arguments(config, folder, *more):
     settings = ("train.num_epochs=2", "train.workers=1", "train.val_intervals=1", *more)
     overrides = [word for setting in settings for word in ("--set", setting)]
-    return ["ctdet", "--train-config", config, "-o", folder, *overrides]
+    return ["ctdet", "--train-config", config, "-o", folder, "--gpus", "-1", *overrides]
 
 
 def journal(folder):

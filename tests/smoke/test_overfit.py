@@ -85,6 +85,8 @@ def test_it_learns_eight_images(tmp_path, network):
             config,
             "-o",
             tmp_path / "run",
+            "--gpus",
+            "-1",
             *overrides,
         ],
         check=False,

@@ -55,7 +55,19 @@ def command(config, folder, *arguments, program=(MAIN,)):
         tiny.VALIDATION,
     )
     overrides = [word for setting in settings for word in ("--set", setting)]
-    return [sys.executable, *program, "ctdet", "--train-config", config, "-o", folder, *overrides, *arguments]
+    return [
+        sys.executable,
+        *program,
+        "ctdet",
+        "--train-config",
+        config,
+        "-o",
+        folder,
+        *overrides,
+        "--gpus",
+        "-1",
+        *arguments,
+    ]
 
 
 def start(*arguments, **options):

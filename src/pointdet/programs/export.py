@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     from pointdet.model.exported import load
     from pointdet.programs.from_flags import restore_model, start_runtime
 
-    model = restore_model(args, start_runtime(args), args.checkpoint)
+    model = restore_model(args, start_runtime(args, needs_gpu=False), args.checkpoint)
     arch, layers = model.config.model.arch, model.config.model.num_layers
     path = args.output or args.save_dir / f"{arch}_{layers}.{args.format}"
     if path.suffix != f".{args.format}":

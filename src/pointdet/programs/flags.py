@@ -84,14 +84,30 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extension_module",
         choices=("cpu", "cudnn"),
-        help="device: CPU or NVIDIA GPU (default: cudnn if it is installed, else cpu)",
+        help="device: CPU or NVIDIA GPU (default: cudnn if it is installed, else cpu; an export always uses the CPU "
+        "if neither this flag nor --gpus is given)",
     )
     parser.add_argument(
         "--gpus",
-        type=int,
-        metavar="N",
-        help="number of the GPU, or of the first GPU if a host has several ranks (default: 0); -1: CPU",
+        type=gpu_numbers,
+        metavar="N,N,...",
+        help="GPUs of a host, one for each of its ranks, counted within CUDA_VISIBLE_DEVICES (default: all); -1: CPU",
     )
+
+
+def gpu_numbers(text: str) -> tuple[int, ...]:
+    """The numbers of --gpus; () for -1, which means the CPU."""
+    if text.strip() == "-1":
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of GPU numbers such as 0,1, nor -1 for the CPU"
+        )
+    numbers = tuple(map(int, parts))
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice; give each rank a GPU of its own")
+    return numbers
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
@@ -131,21 +147,28 @@ def overrides(flags: argparse.Namespace) -> list[str]:
     return given + list(flags.set)
 
 
-def device(flags: argparse.Namespace) -> tuple[str, int]:
-    """Extension module and number of the first GPU. A request for a GPU never falls back to the CPU."""
+def device(flags: argparse.Namespace, needs_gpu: bool = True) -> tuple[str, tuple[int, ...] | None]:
+    """Extension module and numbers of the GPUs, None for all. A request for a GPU never falls back to the CPU.
+
+    needs_gpu: whether the program benefits from a GPU. If not, its default is the CPU.
+    """
+    if flags.extension_module == "cudnn" and flags.gpus == ():
+        raise PointDetError(
+            "--extension_module cudnn selects the GPU and --gpus -1 the CPU; leave one of them out"
+        )
     if flags.extension_module is not None:
-        return flags.extension_module, max(flags.gpus or 0, 0)
+        return flags.extension_module, flags.gpus or None
     if flags.gpus is not None:
-        return ("cpu", 0) if flags.gpus < 0 else ("cudnn", flags.gpus)
+        return ("cudnn", flags.gpus) if flags.gpus else ("cpu", None)
     installed = importlib.util.find_spec("nnabla_ext") and importlib.util.find_spec("nnabla_ext.cudnn")
-    return ("cudnn" if installed else "cpu"), 0
+    return ("cudnn" if installed and needs_gpu else "cpu"), None
 
 
 def requests_gpu(flags: argparse.Namespace) -> bool:
     """Whether a flag requests a GPU."""
     if flags.extension_module is not None:
         return bool(flags.extension_module == "cudnn")
-    return flags.gpus is not None and flags.gpus >= 0
+    return bool(flags.gpus)
 
 
 def cpu_kernels(flags: argparse.Namespace) -> str:

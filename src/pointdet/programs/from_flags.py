@@ -15,9 +15,15 @@ from pointdet.programs import flags
 from pointdet.runtime import Runtime
 
 
-def start_runtime(args: argparse.Namespace) -> Runtime:
-    """Start the device that --extension_module and --gpus select. Rank 0 prints it."""
-    runtime = runtimes.start(*flags.device(args), flags.cpu_kernels(args))
+def start_runtime(args: argparse.Namespace, needs_gpu: bool = True) -> Runtime:
+    """Start the device that --extension_module and --gpus select. Rank 0 prints it.
+
+    needs_gpu: see `flags.device`. ONNX Runtime never needs one.
+    Errors: PointDetError if the device does not work or --engine does not fit the checkpoint.
+    """
+    engine = engines.of(args.checkpoint or Path(), getattr(args, "engine", None))
+    device = flags.device(args, needs_gpu and engine == "nnabla")
+    runtime = runtimes.start(*device, flags.cpu_kernels(args))
     if runtime.ranks.rank == 0:
         print(runtime.describe(), flush=True)
     return runtime

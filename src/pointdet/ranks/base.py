@@ -39,6 +39,9 @@ class Ranks(Protocol):
     def broadcast(self, value: Any) -> Any:
         """The value of rank 0, on every rank."""
 
+    def on_host(self, value: Any) -> list[Any]:
+        """The values of all ranks of this host, in the order of their local ranks."""
+
     def gradient_sum(self, loss: nn.Variable, gradients: Sequence[nn.NdArray]) -> GradientSum:
         """What sums `gradients`, those of the graph of `loss`."""
 
@@ -71,6 +74,9 @@ class SingleProcess:
 
     def broadcast(self, value: Any) -> Any:
         return value
+
+    def on_host(self, value: Any) -> list[Any]:
+        return [value]
 
     def gradient_sum(self, loss: nn.Variable, gradients: Sequence[nn.NdArray]) -> GradientSum:
         return SumAfterBackward(self, gradients)

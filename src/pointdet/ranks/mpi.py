@@ -36,7 +36,8 @@ class MpiRanks:
                 f"mpirun started {expected} ranks, but MPI sees {self.size}; "
                 "mpi4py belongs to another MPI than this mpirun; use the mpirun of the same environment"
             )
-        self.local_rank = self._world.Split_type(MPI.COMM_TYPE_SHARED).rank
+        self._host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = self._host.rank
         self._buffer = np.zeros(0, np.float32)
 
     def sum(self, values: Float64Array) -> Float64Array:
@@ -49,6 +50,9 @@ class MpiRanks:
 
     def broadcast(self, value: Any) -> Any:
         return self._world.bcast(value)
+
+    def on_host(self, value: Any) -> list[Any]:
+        return list(self._host.allgather(value))
 
     def gradient_sum(self, loss: nn.Variable, gradients: Sequence[nn.NdArray]) -> GradientSum:
         return SumAfterBackward(self, gradients)

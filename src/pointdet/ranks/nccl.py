@@ -40,6 +40,9 @@ class NcclRanks:
     def broadcast(self, value: Any) -> Any:
         return self._mpi.broadcast(value)
 
+    def on_host(self, value: Any) -> list[Any]:
+        return self._mpi.on_host(value)
+
     def gradient_sum(self, loss: nn.Variable, gradients: Sequence[nn.NdArray]) -> GradientSum:
         return GradientBuckets(
             self._nccl, self._mpi.broadcast, loss, gradients, self._context, self._bucket_bytes

@@ -13,6 +13,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+from pointdet.cuda import libraries
 from pointdet.errors import PointDetError
 
 MINIMUM_VERSION = 21003  # 2.10.3
@@ -100,5 +101,5 @@ def _load(name: str) -> ctypes.CDLL:
         return ctypes.CDLL(name)
     except OSError as error:
         raise PointDetError(
-            f"training on several GPUs needs {name} ({error}); install it with `make setup-cuda`, or start one process"
+            f"training on several GPUs needs {name} ({error}); install it with {libraries.INSTALL}, or start one process"
         ) from None
