@@ -43,7 +43,8 @@ def padded_pool(x: nn.Variable, direction: Direction) -> nn.Variable:
 
 POOLS: dict[str, Pool] = {
     "padding, maximum pooling": padded_pool,
-    "doubling (graph, exported)": lambda x, direction: corner_pool(x, direction, Mode(training=True)),
+    "doubling (graph, exported)": lambda x, direction: corner_pool(x, direction, Mode(training=False)),
+    "computed twice (GPU, training)": lambda x, direction: corner_pool(x, direction, Mode(training=True)),
     CHOSEN: lambda x, direction: corner_pool(x, direction, Mode(training=True, kernels="blas")),
 }
 

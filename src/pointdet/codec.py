@@ -16,6 +16,14 @@ from pointdet.structures import Annotation, AtScales, Detections
 class Encoder(Protocol):
     """Boxes -> training targets. The loader uses it."""
 
+    @property
+    def heatmaps(self) -> tuple[str, ...]:
+        """Names of the targets that are heatmaps (C, h, w), with one plane for each class.
+
+        The target "present" (C,) is 1 for the classes with an object in the image, otherwise 0. In every
+        heatmap the planes of all other classes are 0.
+        """
+
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the targets of one image, by name. All targets are float32."""
 

@@ -69,10 +69,22 @@ def test_ranks(mpirun):
 
 def test_corner_pool():
     output = run("corner_pool.py", "--size", 16, "--repeats", 1).stdout
-    for form in ("padding, maximum pooling", "doubling", "function over NumPy"):
+    for form in ("padding, maximum pooling", "doubling", "computed twice", "function over NumPy"):
         (line,) = re.findall(rf"^{form}.*$", output, re.MULTILINE)
         forward, backward, *_ = (float(n) for n in re.findall(r"\d+\.\d+", line))
         assert forward > 0 and backward > 0
+
+
+def test_heatmaps():
+    output = run("heatmaps.py", "--size", 64, "--batch", 4, "--repeats", 1).stdout
+    present = float(re.search(r"(\S+) of 80 classes", output)[1])
+    assert 2 < present < 5
+    for heatmaps, detector in enumerate(("ctdet", "cornernet", "triplet"), 1):
+        every, _, only, _, ratio = row(output, detector)
+        assert every == pytest.approx(heatmaps * 80 * 16 * 16 * 4 / 1000, abs=0.06)
+        assert only == pytest.approx(every * present / 80, abs=0.2) and ratio == pytest.approx(
+            80 / present, abs=0.3
+        )
 
 
 def test_backbones():

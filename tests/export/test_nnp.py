@@ -19,7 +19,8 @@ from pointdet.export.nnp import write
 from pointdet.inference.predictor import Predictor
 from pointdet.model.exported import NnpNetwork
 from pointdet.model.restore import restore
-from pointdet.ops.layers import Mode, upsample_bilinear, upsample_nearest
+from pointdet.ops.layers import Mode
+from pointdet.ops.upsampling import upsample_bilinear, upsample_nearest
 from pointdet.runtime import start
 from pointdet.weights import h5_file
 

@@ -9,7 +9,6 @@ import pytest
 
 from pointdet.ops import layers
 from pointdet.ops.layers import Mode
-from pointdet.runtime import start
 
 FIRST, LAST = Mode(training=False), Mode(training=False, channel_last=True)
 MODES = {
@@ -114,38 +113,6 @@ def test_max_pool(mode):
     np.testing.assert_array_equal(result(pooled, mode), windows.max((4, 5)))
 
 
-def interpolation(size, factor):
-    """(size * factor, size): linear interpolation between the centres of cells."""
-    centres = (np.arange(size * factor) + 0.5) / factor - 0.5
-    return np.maximum(0, 1 - np.abs(np.clip(centres, 0, size - 1)[:, None] - np.arange(size)))
-
-
-@pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
-@pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize("factor", [2, 4, 8])
-@pytest.mark.parametrize("kind", ["nearest", "bilinear"])
-def test_upsampling(kind, factor, mode, half):
-    """Values and gradients; bilinear like PyTorch with align_corners=False."""
-    x, dy = random_array(2, 3, 3, 5), random_array(2, 3, 3 * factor, 5 * factor)
-    weights = [
-        interpolation(n, factor) if kind == "bilinear" else np.kron(np.eye(n), np.ones((factor, 1)))
-        for n in (3, 5)
-    ]
-    source = variable(x, mode)
-    source.need_grad = True
-    with nn.context_scope(start().context(half)):
-        output = getattr(layers, f"upsample_{kind}")(source, factor, mode)
-        y = result(output, mode)
-        source.grad.zero()
-        output.backward(dy.transpose(0, 2, 3, 1) if mode.channel_last else dy)
-    dx = source.g.transpose(0, 3, 1, 2) if mode.channel_last else source.g
-    expected = np.einsum("yh,xw,bchw->bcyx", *weights, x)
-    gradient = np.einsum("yh,xw,bcyx->bchw", *weights, dy)
-    tolerance = 4e-3 if half else 1e-6
-    np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-    np.testing.assert_allclose(dx, gradient, rtol=0, atol=tolerance * np.abs(gradient).max())
-
-
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colour(mode, channels):
@@ -164,6 +131,8 @@ def test_to_first():
     x, first = random_array(2, 3, 4, 5), variable(random_array(1, 1, 1, 1))
     assert layers.to_first(first, FIRST) is first
     np.testing.assert_array_equal(result(layers.to_first(variable(x, LAST), LAST)), x)
+    assert layers.to_last(first, FIRST) is first
+    np.testing.assert_array_equal(result(layers.to_last(variable(x), LAST), LAST), x)
 
 
 @pytest.mark.parametrize("mode", [FIRST, LAST], ids=["NCHW", "NHWC"])

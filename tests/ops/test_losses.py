@@ -8,6 +8,8 @@ import pytest
 from pointdet.ops.losses import gather_cells, heatmap_focal, masked_l1, masked_smooth_l1, pull_and_push
 
 RNG = np.random.default_rng(0)
+# The context of a GPU. Without the CUDA extension NNabla runs its CPU functions in it.
+GPU = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CpuCachedArray", "0")
 
 
 def run(function, *arrays):
@@ -31,6 +33,33 @@ def test_heatmap_focal():
     assert run(heatmap_focal, logits, heatmap, weight, 2.0) == pytest.approx(total / 2, rel=1e-5)
     # A batch without objects is divided by one.
     assert run(heatmap_focal, logits, heatmap, weight, 0.0) == pytest.approx(total, rel=1e-5)
+
+
+def test_heatmap_focal_on_a_gpu():
+    """Product and sum as on a GPU, here with NNabla's CPU functions, agree with the matrix product in value and
+    gradients."""
+    rng = np.random.default_rng(1)
+    heatmap = np.maximum(rng.random((3, 5, 32, 40), np.float32) * 4 - 3, 0)
+    heatmap[0, 4, 2, 3] = heatmap[2, 0, 0, 0] = 1
+    found, functions = [], []
+    for context in (nn.Context(["cpu:float"], "CpuCachedArray"), GPU):
+        logits = nn.Variable.from_numpy_array(3 * np.random.default_rng(2).standard_normal(heatmap.shape))
+        logits.need_grad = True
+        logits.grad.zero()
+        targets = [nn.Variable.from_numpy_array(np.array(a, np.float32)) for a in (heatmap, [1, 0, 1], 2)]
+        with nn.context_scope(context):
+            loss = heatmap_focal(logits, *targets)
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(1.0, clear_buffer=True)
+        found.append((float(loss.d), logits.g.copy()))
+        names: list[str] = []
+        loss.visit(lambda function, names=names: names.append(function.info.type_name))
+        functions.append(names)
+    (value, gradient), (other_value, other_gradient) = found
+    assert other_value == pytest.approx(value, rel=1e-6)
+    np.testing.assert_allclose(other_gradient, gradient, rtol=0, atol=1e-6 * np.abs(gradient).max())
+    assert not gradient[1].any() and gradient[2].all()
+    assert [names.count("BatchMatmul") for names in functions] == [2, 0]
 
 
 def test_gather_cells():

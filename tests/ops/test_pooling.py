@@ -11,8 +11,10 @@ from pointdet.ops.layers import Mode
 from pointdet.ops.pooling import corner_pool
 
 MODES = {
-    "graph": Mode(training=True),
-    "graph, NHWC": Mode(training=True, channel_last=True),
+    "graph": Mode(training=False),
+    "graph, NHWC": Mode(training=False, channel_last=True),
+    "training": Mode(training=True),
+    "training, NHWC": Mode(training=True, channel_last=True),
     "CPU function": Mode(training=True, kernels="blas"),
 }
 DIRECTIONS = ("top", "bottom", "left", "right")
@@ -114,11 +116,36 @@ def test_several_blocks(direction):
     np.testing.assert_array_equal(gradient, expected_gradient)
 
 
+@pytest.mark.parametrize("channel_last", [False, True], ids=["NCHW", "NHWC"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_half(direction):
+def test_training_is_the_graph_to_the_last_bit(direction, channel_last):
+    """Two pools as in CornerNet, over several steps, in a graph whose maps are cleared as in training."""
+    shape = (2, 30, 17, 6) if channel_last else (2, 6, 30, 17)
+    found = []
+    for training in (False, True):
+        rng = np.random.default_rng(0)
+        x = nn.Variable(shape, need_grad=True)
+        x.grad.zero()
+        mode = Mode(training=training, channel_last=channel_last)
+        first, second = F.relu(1.5 * x), F.relu(x - 1)
+        pools = corner_pool(first, direction, mode) + corner_pool(second, "left", mode)
+        loss = F.sum(pools * nn.Variable.from_numpy_array(rng.standard_normal(shape)))
+        for _ in range(3):
+            x.d = rng.integers(-2, 6, shape)  # with many equal values
+            loss.forward(clear_no_need_grad=True)
+            loss.backward(1.0, clear_buffer=True)
+            found.append((float(loss.d), x.g.copy()))
+    for (value, gradient), (trained, trained_gradient) in zip(found[:3], found[3:], strict=True):
+        assert value == trained
+        np.testing.assert_array_equal(trained_gradient, gradient)
+
+
+@pytest.mark.parametrize("form", ["graph", "training"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_half(direction, form):
     x = np.random.default_rng(1).standard_normal((1, 2, 9, 6)).astype(np.float16).astype(np.float32)
     expected, gradient = expected_pool(x, direction, np.ones_like(x))
     with nn.context_scope(get_extension_context("cpu", type_config="half")):
-        y, found = run(x, direction, MODES["graph"], np.ones_like(x))
+        y, found = run(x, direction, MODES[form], np.ones_like(x))
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(found, gradient)

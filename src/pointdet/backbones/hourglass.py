@@ -14,7 +14,8 @@ import nnabla as nn
 
 from pointdet.backbones.resnet import basic
 from pointdet.backbones.widths import scaled
-from pointdet.ops.layers import Mode, conv_norm, uniform_in, upsample_nearest
+from pointdet.ops.layers import Mode, conv_norm, uniform_in
+from pointdet.ops.upsampling import upsample_nearest
 
 STACKS = {52: 1, 104: 2}  # depth -> number of stacks
 

@@ -12,7 +12,8 @@ import nnabla as nn
 import nnabla.functions as F
 
 from pointdet.backbones.widths import scaled
-from pointdet.ops.layers import Mode, conv_norm, upsample_bilinear, upsample_nearest
+from pointdet.ops.layers import Mode, conv_norm
+from pointdet.ops.upsampling import upsample_bilinear, upsample_nearest
 
 # Channels of the finest branch, which name the published networks. Every coarser branch has twice as many.
 CHANNELS = (18, 32, 48)

@@ -38,7 +38,7 @@ def write_previews(
                 {name: np.array(batch[name][i], np.float32) for name in codec.target_shapes()}
             )
             found = codec.decode(maps, int(batch["mask"][i].sum()))
-            heatmaps = [draw_heatmap(picture, maps[name]) for name in maps if name.endswith("heatmap")]
+            heatmaps = [draw_heatmap(picture, maps[name]) for name in codec.heatmaps]
             sides = [draw_detections(picture, found, class_names, 0.999), *heatmaps]
             path = folder / f"preview_{len(paths):03d}.jpg"
             if not cv2.imwrite(str(path), np.hstack(sides)):

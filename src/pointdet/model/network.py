@@ -13,6 +13,7 @@ import numpy as np
 from pointdet.arrays import Float32Array, Image, Maps
 from pointdet.detectors.common.base import Detector
 from pointdet.ops.layers import Mode
+from pointdet.ops.map_sizes import check_map_sizes
 from pointdet.runtime import Runtime
 
 
@@ -62,6 +63,8 @@ def build_graph(
         outputs = {
             name: F.sigmoid(v) if name in detector.head.heatmaps else F.identity(v) for name, v in raw.items()
         }
+    if not runtime.on_cpu:
+        check_map_sizes(outputs.values())
     for variable in outputs.values():
         variable.persistent = True
     return Graph(images, colour, outputs)

@@ -247,23 +247,6 @@ def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) 
     )
 
 
-def upsample_nearest(x: nn.Variable, factor: int, mode: Mode) -> nn.Variable:
-    """Nearest neighbour upsampling: every value becomes a square of factor x factor."""
-    return _interpolate(x, factor, "nearest", mode)
-
-
-def upsample_bilinear(x: nn.Variable, factor: int, mode: Mode) -> nn.Variable:
-    """Bilinear upsampling to `factor` times the size, like PyTorch with align_corners=False."""
-    return _interpolate(x, factor, "linear", mode)
-
-
-def _interpolate(x: nn.Variable, factor: int, kind: str, mode: Mode) -> nn.Variable:
-    if mode.wrapped:
-        return _to_last(_interpolate(_to_first(x), factor, kind, mode.unwrapped))
-    scale, half_pixel = (factor, factor), kind == "linear"
-    return F.interpolate(x, scale, mode=kind, half_pixel=half_pixel, channel_last=mode.channel_last)
-
-
 def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
     """Apply one affine colour matrix (B, C, 4) to each of the uint8 images (B, H, W, 3).
 
@@ -285,6 +268,11 @@ def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
 def to_first(x: nn.Variable, mode: Mode) -> nn.Variable:
     """A map in the mode's layout, as NCHW."""
     return _to_first(x) if mode.channel_last else x
+
+
+def to_last(x: nn.Variable, mode: Mode) -> nn.Variable:
+    """An NCHW map in the mode's layout."""
+    return _to_last(x) if mode.channel_last else x
 
 
 def _to_first(x: nn.Variable) -> nn.Variable:

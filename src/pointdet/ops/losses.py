@@ -27,7 +27,13 @@ def heatmap_focal(
 
 
 def _dot(a: nn.Variable, b: nn.Variable) -> nn.Variable:
-    """(B, ...) -> (B,): the sum of a * b for each image."""
+    """(B, ...) -> (B,): the sum of a * b for each image.
+
+    On a GPU it is a product and a sum. A matrix product of one row and one column uses only a small part of a
+    GPU. On the CPU it is several times faster than F.mul2.
+    """
+    if any(backend.startswith("cuda") for backend in nn.get_current_context().backend):
+        return F.sum(a * b, axis=tuple(range(1, a.ndim)))
     row, column = F.reshape(a, (a.shape[0], 1, -1)), F.reshape(b, (b.shape[0], -1, 1))
     return F.reshape(F.batch_matmul(row, column), (a.shape[0],))
 

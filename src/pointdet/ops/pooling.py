@@ -3,7 +3,8 @@
 
 It works for every size, layout and device. `top` takes at each cell the maximum of the cells from it down to
 the last row, `bottom` up to the first row, `left` to the last column and `right` to the first column. Among
-equal values the farthest one receives the gradient.
+equal values the farthest one receives the gradient. In training only the input of a corner pool is kept for the
+backward pass.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 import nnabla as nn
 import nnabla.functions as F
 
+from pointdet.ops.checkpoint import checkpoint
 from pointdet.ops.cpu import pooling
 from pointdet.ops.layers import Mode
 
@@ -25,6 +27,12 @@ def corner_pool(x: nn.Variable, direction: Direction, mode: Mode) -> nn.Variable
     if mode.through_python:
         return pooling.running_maximum(x, 2 if vertical else 3, from_end)
     axis = (1 if vertical else 2) if mode.channel_last else (2 if vertical else 3)
+    if mode.training and x.shape[axis] > 1:
+        return checkpoint(lambda x: _running_maximum(x, axis, from_end), x)
+    return _running_maximum(x, axis, from_end)
+
+
+def _running_maximum(x: nn.Variable, axis: int, from_end: bool) -> nn.Variable:
     size, reach = x.shape[axis], 1
     while reach < size:  # each value is the maximum of `reach` cells; every step doubles this number
         low, high = _part(x, axis, 0, size - reach), _part(x, axis, reach, size)

@@ -15,7 +15,9 @@ from pointdet.config.schema import Config
 from pointdet.detectors.common.base import Detector
 from pointdet.ops.cpu.memory import backward_pass
 from pointdet.ops.layers import Mode
+from pointdet.ops.map_sizes import check_map_sizes
 from pointdet.runtime import Runtime
+from pointdet.training.heatmap_inputs import HeatmapInputs
 
 
 class TrainingGraph:
@@ -29,9 +31,14 @@ class TrainingGraph:
             "weight": nn.Variable((batch,)),
         }
         self._dtypes = {name: np.uint8 if name == "image" else np.float32 for name in self.inputs}
+        heatmaps = {}
         for name, shape in detector.codec.target_shapes().items():
-            self.inputs[name] = nn.Variable((batch, *shape))
-            self._dtypes[name] = np.float32
+            if name in detector.codec.heatmaps:
+                self.inputs[name] = heatmaps[name] = nn.Variable((batch, *shape))
+            elif name != "present":  # which only HeatmapInputs needs
+                self.inputs[name] = nn.Variable((batch, *shape))
+                self._dtypes[name] = np.float32
+        self._heatmaps = HeatmapInputs(heatmaps, runtime)
         self._divisors = {name: nn.Variable(()) for name in detector.loss.divisors}
         half = config.mixed_precision.mixed_precision
         mode = Mode(
@@ -51,6 +58,8 @@ class TrainingGraph:
                 every_stack=True,
             )
             self.terms = detector.loss(stacks, self.inputs, self._divisors)
+        if not runtime.on_cpu:
+            check_map_sizes(self.terms.values())
         for term in self.terms.values():
             term.persistent = True
 
@@ -59,8 +68,9 @@ class TrainingGraph:
 
         `divisors`: one for each name in `loss.divisors`, summed over all ranks and accumulated passes.
         """
-        for name, variable in self.inputs.items():
-            variable.data.cast(self._dtypes[name])[...] = batch[name]
+        for name, dtype in self._dtypes.items():
+            self.inputs[name].data.cast(dtype)[...] = batch[name]
+        self._heatmaps.fill(batch)
         for variable, value in zip(self._divisors.values(), divisors, strict=True):
             variable.d[...] = value
         self.terms["total"].forward(clear_no_need_grad=True)

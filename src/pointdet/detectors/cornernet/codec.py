@@ -104,14 +104,20 @@ class CornerNetCodec:
             ),
         )
 
+    @property
+    def heatmaps(self) -> tuple[str, ...]:
+        """See `Encoder`."""
+        return tuple(f"{corner}_heatmap" for corner in CORNERS)
+
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes, for one image, of the float32 arrays that `encode` fills.
 
         For each kind of corner: heatmap (C, h, w); positives (1,), the number of its cells that equal 1; and
         with one row per object offset (M, 2), x and y of the corner relative to the top left of its cell, and
-        index (M,) of that cell, y * w + x. mask (M,): 0 in rows without an object.
+        index (M,) of that cell, y * w + x. mask (M,): 0 in rows without an object. present (C,): 1 for the
+        classes of the objects.
         """
-        shapes: dict[str, tuple[int, ...]] = {"mask": (self.max_objects,)}
+        shapes: dict[str, tuple[int, ...]] = {"mask": (self.max_objects,), "present": (self.num_classes,)}
         for corner in CORNERS:
             shapes |= self.keypoint_shapes(corner)
         return shapes
@@ -142,6 +148,7 @@ class CornerNetCodec:
         for corner, points in zip(CORNERS, objects.corners_cells.swapaxes(0, 1), strict=True):
             draw_keypoints(targets, corner, points, objects)
         targets["mask"][: len(objects.labels)] = 1
+        targets["present"][objects.labels] = 1
         return objects
 
     def _visible_objects(self, annotation: Annotation, targets: Maps) -> Objects:

@@ -38,15 +38,21 @@ class CtDetCodec:
             num_classes, height, width, detector.max_objects, detector.min_overlap, detector.radius
         )
 
+    @property
+    def heatmaps(self) -> tuple[str, ...]:
+        """See `Encoder`."""
+        return ("heatmap",)
+
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes, for one image, of the float32 arrays that `encode` fills.
 
-        heatmap (C, h, w). With one row per object: size (M, 2), width and height in cells; offset (M, 2), x
+        heatmap (C, h, w); present (C,), 1 for the classes that it shows. With one row per object: size (M, 2), width and height in cells; offset (M, 2), x
         and y of the centre relative to the top left of its cell; index (M,) of that cell, y * w + x; mask
         (M,), 0 in rows without an object. positives (1,), the number of cells of the heatmap that equal 1.
         """
         return {
             "heatmap": (self.num_classes, -(-self.height // self.stride), -(-self.width // self.stride)),
+            "present": (self.num_classes,),
             "size": (self.max_objects, 2),
             "offset": (self.max_objects, 2),
             "index": (self.max_objects,),
@@ -78,6 +84,7 @@ class CtDetCodec:
         radii = gaussian_radius(whole[:, 1], whole[:, 0], self.min_overlap, self.radius).astype(np.int64)
         for label, (x, y), radius in zip(labels.tolist(), cells.tolist(), radii.tolist(), strict=True):
             draw_gaussian(heatmap[label], x, y, radius)
+        targets["present"][labels] = 1
         count = len(kept)
         targets["size"][:count] = sizes
         targets["offset"][:count] = centres - cells

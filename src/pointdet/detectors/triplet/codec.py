@@ -33,6 +33,11 @@ class TripletCodec:
 
     corners: CornerNetCodec
 
+    @property
+    def heatmaps(self) -> tuple[str, ...]:
+        """See `Encoder`."""
+        return tuple(f"{kind}_heatmap" for kind in KEYPOINTS)
+
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Those of CornerNet, with heatmap, offset, index and positives of the centre."""
         return self.corners.target_shapes() | self.corners.keypoint_shapes("centre")
