@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +21,7 @@ from pathlib import Path
 
 import machine
 import numpy as np
+from cluster import launch
 
 from pointdet.config.schema import Config, DatasetConfig, InputConfig, ModelConfig, SplitConfig, TrainConfig
 from pointdet.data.augment import Augmenter
@@ -97,25 +95,10 @@ def main() -> int:
 
 def start(ranks: int, folder: str) -> Figures:
     """Run this file with mpirun and return its figures."""
-    beside_python = Path(sys.executable).parent / "mpirun"
-    command = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
-    if command is None:
-        raise SystemExit("no mpirun: run `make setup`, or install Open MPI")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    if os.geteuid() == 0:
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    done = subprocess.run(
-        # Ranks are not bound to cores, so that the loader process of a single rank can use the second core.
-        [command, "--timeout", str(TIMEOUT), "--bind-to", "none", "--oversubscribe", "-n", str(ranks)]
-        + [sys.executable, __file__, *sys.argv[1:], "--rank-of", folder],
-        check=False,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"mpirun -n {ranks} ended with status {done.returncode}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    # Ranks are not bound to cores, so that the loader process of a single rank can use the second core.
+    command = [launch.mpirun(), "--timeout", str(TIMEOUT), "--bind-to", "none", "--oversubscribe"]
+    command += ["-n", str(ranks), sys.executable, __file__, *sys.argv[1:], "--rank-of", folder]
+    return dict(launch.last_line(command, f"mpirun -n {ranks}"))
 
 
 def train(config: Config, folder: Path, steps: int, kernels: str) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every benchmark runs with tiny settings and prints consistent numbers."""
 
+import json
 import re
 import subprocess
 import sys
@@ -116,3 +117,58 @@ def test_engines():
         assert float(line.split()[-1]) < 1e-4
     assert row(output, "nnabla ")[1] == 1
     assert float(re.search(r"around / network = (\S+)", output)[1]) > 0
+
+
+def test_scaling(tmp_path):
+    config = ROOT / "cfg" / "quickstart.yaml"
+    output = run("scaling.py", "--config", config, "--plot", tmp_path / "plot.svg").stdout
+    rates = [numbers(line) for line in re.findall(r"^  images/s.*$", output, re.MULTILINE)]
+    efficiencies = [numbers(line) for line in re.findall(r"^  efficiency.*$", output, re.MULTILINE)]
+    assert len(rates) == len(efficiencies) == output.count("STATED, not measured") == 7
+    for images, efficiency in zip(rates, efficiencies, strict=True):
+        assert efficiency[0] == 1 and all(0 < value <= 1 for value in efficiency)
+        for power, (rate, value) in enumerate(zip(images, efficiency, strict=True)):
+            # The output rounds images/s to 1 and the efficiency to 0.001.
+            rounding = 0.5 + 2**power * (0.5 * value + 0.0005 * images[0])
+            assert rate == pytest.approx(2**power * images[0] * value, abs=1.01 * rounding)
+    assert (tmp_path / "plot.svg").read_text(encoding="utf-8").count("<polyline") == 7
+
+
+def test_scaling_of_a_measured_step(tmp_path):
+    step = {"copy": 0.01, "forward": 0.1, "backward": 0.2, "update": 0.01, "source": "a test"}
+    (tmp_path / "step.json").write_text(json.dumps(step), encoding="utf-8")
+    config = ROOT / "cfg" / "quickstart.yaml"
+    output = run("scaling.py", "--config", config, "--step", tmp_path / "step.json").stdout
+    assert "STATED" not in output and output.count("(measured: a test)") == 7
+    images = int(re.search(r"(\d+) image\(s\) per GPU", output)[1])
+    assert numbers(re.search(r"^  images/s.*$", output, re.MULTILINE)[0])[0] == round(images / 0.32)
+
+
+@pytest.mark.parametrize("content", ["{", '{"copy": 1}'])
+def test_scaling_of_a_faulty_step(tmp_path, content):
+    (tmp_path / "step.json").write_text(content, encoding="utf-8")
+    command = [sys.executable, ROOT / "benchmarks" / "scaling.py", "--step", tmp_path / "step.json"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and re.search(r"error: .*step\.json", result.stderr)
+
+
+def test_scaling_check(mpirun):
+    mpirun(1, "--version")  # skips the test without mpirun
+    settings = ["--size", 64, "--width", 0.125, "--batch", 1, "--steps", 1, "--backward", 0.05, "--links", 0]
+    output = run("scaling_check.py", *settings).stdout
+    lines = re.findall(r"^  (?:train|overlap), .*%$", output, re.MULTILINE)
+    assert len(lines) == 2 + 3
+    for line in lines:
+        found = [float(number) for number in re.findall(r"(?<!\d)[-+]?\d+\.\d+", line)]
+        median, low, high, predicted, error, fastest, predicted_fastest, error_fastest = found
+        assert low <= median <= high <= fastest
+        assert error == pytest.approx(100 * (predicted / median - 1), abs=0.1 + 2 / median)
+        assert error_fastest == pytest.approx(100 * (predicted_fastest / fastest - 1), abs=0.1 + 2 / fastest)
+        assert (
+            "overlap" not in line or max(predicted_fastest, fastest) <= 2 / 0.05
+        )  # images/s without communication
+
+
+def numbers(text):
+    """All numbers of a line."""
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]

@@ -16,16 +16,18 @@ def multiply_adds(outputs: Iterable[nn.Variable]) -> int:
     in published figures. Published FLOPs are sometimes this number and sometimes twice this number.
     """
     counts: list[int] = []
-
-    def count(function: nn.function.Function) -> None:
-        kind = function.info.type_name  # with a suffix on a GPU
-        if kind.startswith(("Convolution", "DeformableConvolution")):
-            counts.append(_count(function.inputs[1], function.outputs[0]))
-        elif kind.startswith("Deconvolution"):
-            counts.append(_count(function.inputs[1], function.inputs[0]))
-
-    F.sink(*outputs).visit(count)
+    F.sink(*outputs).visit(lambda function: counts.append(multiply_adds_of(function)))
     return sum(counts)
+
+
+def multiply_adds_of(function: nn.function.Function) -> int:
+    """Multiply-adds of one function, as in `multiply_adds`. 0 if it is not a convolution."""
+    kind = function.info.type_name  # with a suffix on a GPU
+    if kind.startswith(("Convolution", "DeformableConvolution")):
+        return _count(function.inputs[1], function.outputs[0])
+    if kind.startswith("Deconvolution"):
+        return _count(function.inputs[1], function.inputs[0])
+    return 0
 
 
 def _count(weight: nn.Variable, maps: nn.Variable) -> int:

@@ -16,7 +16,7 @@ from nnabla.function import Function
 from pointdet.errors import PointDetError
 from pointdet.ranks.nccl_library import Nccl
 
-BUCKET_BYTES = 25 << 20  # Li et al., 2020, section 5.3
+BUCKET_BYTES = 8 << 20  # good for fast links, see docs/scaling.md
 
 
 class GradientBuckets:

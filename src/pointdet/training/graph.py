@@ -68,13 +68,17 @@ class TrainingGraph:
 
         `divisors`: one for each name in `loss.divisors`, summed over all ranks and accumulated passes.
         """
+        self.feed(batch, divisors)
+        self.terms["total"].forward(clear_no_need_grad=True)
+        return F.stack(*(term.data for term in self.terms.values()))
+
+    def feed(self, batch: Batch, divisors: Float64Array) -> None:
+        """The first part of `forward`: copy a batch and the divisors to the inputs."""
         for name, dtype in self._dtypes.items():
             self.inputs[name].data.cast(dtype)[...] = batch[name]
         self._heatmaps.fill(batch)
         for variable, value in zip(self._divisors.values(), divisors, strict=True):
             variable.d[...] = value
-        self.terms["total"].forward(clear_no_need_grad=True)
-        return F.stack(*(term.data for term in self.terms.values()))
 
     def values(self) -> dict[str, float]:
         """The loss terms of the last forward pass, by name. It waits for the device."""
