@@ -59,6 +59,9 @@ def main() -> int:
         "--repeats", type=int, default=2, help="repeats, of which the fastest counts (default: 2)"
     )
     parser.add_argument(
+        "--binding", default="none", help="binding of the ranks by mpirun: none or core (default: none)"
+    )
+    parser.add_argument(
         "--rank-of", type=Path, metavar="DATA", help=argparse.SUPPRESS
     )  # used by the ranks that mpirun starts
     args = parser.parse_args()
@@ -87,16 +90,16 @@ def main() -> int:
         draw_shapes(folder, max(RANKS) * args.batch * (args.steps + 1), 0, args.size, args.size)
         for _ in range(args.repeats):
             for ranks in RANKS:
-                figures = start(ranks, folder)
+                figures = start(ranks, folder, args.binding)
                 if ranks not in best or figures["images_per_second"] > best[ranks]["images_per_second"]:
                     best[ranks] = figures
     return report(best)
 
 
-def start(ranks: int, folder: str) -> Figures:
+def start(ranks: int, folder: str, binding: str) -> Figures:
     """Run this file with mpirun and return its figures."""
-    # Ranks are not bound to cores, so that the loader process of a single rank can use the second core.
-    command = [launch.mpirun(), "--timeout", str(TIMEOUT), "--bind-to", "none", "--oversubscribe"]
+    # By default ranks are not bound, so that the loader process of a single rank can use the second core.
+    command = [launch.mpirun(), "--timeout", str(TIMEOUT), "--bind-to", binding, "--oversubscribe"]
     command += ["-n", str(ranks), sys.executable, __file__, *sys.argv[1:], "--rank-of", folder]
     return dict(launch.last_line(command, f"mpirun -n {ranks}"))
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ def golden() -> Callable[[str], dict[str, Any]]:
 def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """mpirun(2, "script.py", "argument", ..., timeout=60): the finished job, its output as text.
 
+    `program`: what comes before the arguments; () if they begin with options of mpirun.
+
     The ranks import the package from src and shared test modules from tests. Skips the test where there is no mpirun."""
     beside_python = Path(sys.executable).parent / "mpirun"
     command = str(beside_python) if beside_python.exists() else shutil.which("mpirun")
@@ -61,12 +63,17 @@ def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
-    def run(ranks: int, *arguments: str | Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    def run(
+        ranks: int,
+        *arguments: str | Path,
+        timeout: int = 120,
+        program: Sequence[str | Path] = (sys.executable,),
+    ) -> subprocess.CompletedProcess[str]:
         if command is None:
             pytest.skip("no mpirun: run `make setup`, or install Open MPI")
         return subprocess.run(
             # mpirun's own time limit ends the ranks too; killing mpirun from here would leave them running.
-            [command, "--timeout", str(timeout), "-n", str(ranks), sys.executable, *map(str, arguments)],
+            [command, "--timeout", str(timeout), "-n", str(ranks), *map(str, (*program, *arguments))],
             check=False,
             env=environment,
             cwd=ROOT,

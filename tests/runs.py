@@ -14,7 +14,10 @@ class ObservedLoader:
     """A loader that calls `before(step, batch)` before it yields a batch. Steps are counted from 0."""
 
     def __init__(self, loader, before):
-        self.iterations, self._loader, self._before = loader.iterations, loader, before
+        self._loader, self._before = loader, before
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
 
     def epoch(self, epoch, start=0):
         for iteration, batch in enumerate(self._loader.epoch(epoch, start), start):

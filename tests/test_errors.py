@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers for the text of error messages."""
+"""The text of error messages: one line without control characters, and its helpers."""
 
 import pytest
 
-from pointdet.errors import first_few, last_line
+from pointdet.errors import MAX_LENGTH, PointDetError, first_few, last_line, visible, visible_lines
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,25 @@ def test_first_few(names, count, text):
 
 def test_first_few_with_another_separator():
     assert first_few(["a", "b", "c"], 2, "\n  ") == "a\n  b\n  and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("a\nb\tc\rd\x00", r"a\nb\tc\rd\x00"),
+        ("\x9b2J", r"\x9b2J"),  # the same escape sequence as one character
+        ("ab\u202edc", r"ab\u202edc"),
+        ("na\udce9ve", r"na\udce9ve"),
+        ("Größe 犬 عربي 👩\u200d🚀", "Größe 犬 عربي 👩\u200d🚀"),
+    ],
+)
+def test_control_characters_are_shown_escaped(text, shown):
+    assert visible(text) == shown == str(PointDetError(text))
+    assert visible_lines(f"{text}\n{text}") == "\n".join(map(visible, f"{text}\n{text}".split("\n")))
+
+
+def test_a_very_long_message_keeps_its_ends():
+    message = str(PointDetError(f"x.json {'z' * 10_000}; export the file again"))
+    assert message.startswith("x.json z") and message.endswith("z; export the file again")
+    assert len(message) < MAX_LENGTH + 10

@@ -4,6 +4,7 @@
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -193,3 +194,25 @@ def test_finished_replacements_are_not_changed(tmp_path):
     finish_replacement(tmp_path / "nothing")
     finish_replacements(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_everything_is_on_the_disk_before_and_after_the_rename(tmp_path, monkeypatch):
+    """A crash of the machine, not only of the process, loses nothing: folders are synchronised too."""
+    events, fsync, rename = [], os.fsync, Path.rename
+
+    def record_sync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def record_rename(path, target):
+        events.append(f"{path.name} -> {Path(target).name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    with replacing_folder(tmp_path / "last") as writing:
+        (writing / "a.txt").write_text("x")
+    assert events == ["a.txt", ".last.writing", ".last.writing -> last", tmp_path.name]
+    events.clear()
+    write_text(tmp_path / "b.txt", "x")
+    assert events == [".writing.b.txt", tmp_path.name]

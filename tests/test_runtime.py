@@ -12,7 +12,7 @@ import pytest
 
 from pointdet import runtime
 from pointdet.errors import PointDetError
-from pointdet.ops.cpu import onednn
+from pointdet.ops.cpu import onednn_library
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -31,7 +31,7 @@ def test_cpu():
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_cpu_kernels(monkeypatch, installed):
-    monkeypatch.setattr(onednn, "library_file", lambda: "libdnnl.so.3" if installed else None)
+    monkeypatch.setattr(onednn_library, "library_file", lambda: "libdnnl.so.3" if installed else None)
     assert runtime.start().cpu_kernels == ("onednn" if installed else "blas")
     assert runtime.start(cpu_kernels="nnabla").cpu_kernels == "nnabla"
     with pytest.raises(PointDetError, match="unknown CPU kernels 'mkl'; use auto, nnabla, blas or onednn"):
@@ -94,7 +94,7 @@ def test_mpirun_without_mpi4py(tmp_path):
     result = start_with(tmp_path, OMPI_COMM_WORLD_SIZE="2")
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr == (
-        "error: started under mpirun with 2 ranks, but mpi4py cannot be used (libmpi.so: cannot open); "
+        "error: started by mpirun with 2 ranks, but mpi4py cannot be used (libmpi.so: cannot open); "
         "install Open MPI and mpi4py, or start one process without mpirun\n"
     )
 
@@ -105,7 +105,10 @@ def test_mpirun_of_another_mpi():
     result = start_with(PMI_SIZE="2")
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert "mpirun started 2 ranks, but MPI sees 1" in result.stderr
+    assert (
+        "the PMI launcher started 2 processes, but MPI sees 1; use the mpirun that belongs to"
+        in result.stderr
+    )
 
 
 def test_communication_between_two_ranks(tmp_path, mpirun):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -24,7 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield writing
+        _sync(writing)
         os.replace(writing, path)
+        _sync(path.parent)
     except BaseException as error:
         if writing.exists():
             writing.unlink()
@@ -53,14 +56,15 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         writing.mkdir(parents=True)
         yield writing
         for file in writing.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            _sync(file)
+        _sync(writing)
         # A rename cannot replace a folder that has files. If the process is killed between the next two
         # renames, the previous content is in `old`, and `finish_replacement` restores it.
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         writing.rename(folder)
+        _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(writing, ignore_errors=True)
@@ -70,6 +74,16 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         raise PointDetError(
             f"cannot write {folder} ({reason}); free space or choose another output folder"
         ) from None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make the new file `target` a hard link to `source`, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        shutil.copyfile(source, target)
 
 
 def finish_replacement(folder: Path) -> None:
@@ -83,6 +97,15 @@ def finish_replacements(parent: Path) -> None:
     """Call `finish_replacement` for every folder in `parent`."""
     for old in sorted(parent.glob(".*.old")):
         finish_replacement(parent / old.name[1 : -len(".old")])
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. A crash of the machine cannot lose them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _system_error(error: BaseException) -> str | None:

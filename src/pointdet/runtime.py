@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import nnabla as nn
 from nnabla.ext_utils import get_extension_context
 
+from pointdet import launcher
 from pointdet.cuda import cards, driver, extension
 from pointdet.errors import PointDetError
-from pointdet.ops.cpu import onednn
+from pointdet.ops.cpu import onednn_library
+from pointdet.ops.cpu.process_state import building
 from pointdet.ranks.base import Ranks, SingleProcess
 from pointdet.ranks.mpi import MpiRanks
 from pointdet.ranks.nccl import NcclRanks
@@ -63,24 +65,30 @@ class Runtime:
         return f"rank {self.ranks.rank} of {self.ranks.size} on {place}, NNabla {nn.__version__}"
 
 
-def start(device: str = "cpu", gpus: Sequence[int] | None = None, cpu_kernels: str = "auto") -> Runtime:
+def start(
+    device: str = "cpu",
+    gpus: Sequence[int] | None = None,
+    cpu_kernels: str = "auto",
+    communication_timeout: float = 600.0,
+) -> Runtime:
     """Create the runtime of this process and make its context NNabla's default.
 
     device: "cpu" or "cudnn". gpus: numbers of the GPUs of this host, one for each of its ranks; None for all that
     CUDA_VISIBLE_DEVICES or the driver shows. cpu_kernels: nnabla, blas, onednn or auto. auto is onednn if it is
-    installed, otherwise blas.
+    installed, otherwise blas. communication_timeout: seconds that a rank waits for the others; 0: no limit.
     Errors: PointDetError if the device does not work or the ranks cannot communicate.
     """
     if device not in ("cpu", "cudnn"):
         raise PointDetError(f"unknown device {device!r}; use cpu or cudnn")
-    expected = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("PMI_SIZE", "1")))
-    mpi = MpiRanks(expected) if expected > 1 else None
+    launch = launcher.detect(os.environ)
+    mpi = MpiRanks(launch, communication_timeout) if launch is not None and launch.size != 1 else None
     ranks: Ranks = mpi or SingleProcess()
     card = _start_gpu(gpus, ranks) if device == "cudnn" else ""
     if mpi is not None and device == "cudnn":
         ranks = NcclRanks(mpi, extension.context(half=False))
     runtime = Runtime(device, card, ranks, _resolve_kernels(cpu_kernels))
-    nn.set_default_context(runtime.context())
+    with building:
+        nn.set_default_context(runtime.context())
     return runtime
 
 
@@ -100,9 +108,9 @@ def _start_gpu(gpus: Sequence[int] | None, ranks: Ranks) -> str:
 def _resolve_kernels(cpu_kernels: str) -> str:
     """The kernels for the option `cpu_kernels`. Errors: PointDetError if unknown or not installed."""
     if cpu_kernels == "auto":
-        return "onednn" if onednn.library_file() else "blas"
+        return "onednn" if onednn_library.library_file() else "blas"
     if cpu_kernels not in ("nnabla", "blas", "onednn"):
         raise PointDetError(f"unknown CPU kernels {cpu_kernels!r}; use auto, nnabla, blas or onednn")
     if cpu_kernels == "onednn":
-        onednn.require()
+        onednn_library.require()
     return cpu_kernels

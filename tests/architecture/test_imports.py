@@ -23,14 +23,24 @@ LAYERS = (
     {"pointdet.detectors", "pointdet.data"},  # the codec is handed to the loader
     {"pointdet.weights", "pointdet.drawing", "pointdet.codec", "pointdet.suppression", "pointdet.runtime"},
     {"pointdet.backbones", "pointdet.structures", "pointdet.ranks"},
-    {"pointdet.ops", "pointdet.config", "pointdet.geometry", "pointdet.files", "pointdet.cuda"},
-    {"pointdet.arrays", "pointdet.errors", "pointdet.processor", "pointdet.stop_request"},
+    {
+        "pointdet.ops",
+        "pointdet.config",
+        "pointdet.geometry",
+        "pointdet.files",
+        "pointdet.cuda",
+        "pointdet.processor",
+        "pointdet.available_memory",
+    },
+    {"pointdet.affinity", "pointdet.arrays", "pointdet.errors", "pointdet.launcher", "pointdet.stop_request"},
 )
 LAYER = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
 
 NUMPY_MODULES = (
     "pointdet",
+    "pointdet.affinity",
     "pointdet.arrays",
+    "pointdet.available_memory",
     "pointdet.codec",
     "pointdet.errors",
     "pointdet.files",

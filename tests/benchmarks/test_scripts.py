@@ -172,3 +172,10 @@ def test_scaling_check(mpirun):
 def numbers(text):
     """All numbers of a line."""
     return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
+
+
+def test_faults():
+    output = run("faults.py", "--kills", 2, "--ranks", 1).stdout
+    assert output.endswith("nothing was lost\n"), output
+    assert sum(map(int, re.findall(r"killed.* (\d+)$", output, re.MULTILINE))) >= 2
+    assert re.search(r"runs that ended like the uninterrupted one +[1-9]", output)

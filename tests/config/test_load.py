@@ -283,3 +283,28 @@ def test_invalid_input_sizes(written, settings, key, side, expected):
     assert error_message(written(MINIMAL), [*settings, f"{key}={side}"]).endswith(
         f"--set {key}={side}: {expected}"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "limit"),
+    [
+        ("model.head_channels=1000000000", "4096"),
+        ("model.feature_channels=5000", "4096"),
+        ("model.num_layers=1000000000000000000000000000000", "1000000000"),
+        ("detector.max_objects=1000000000000", "100000"),
+        ("detector={name: cornernet, top_k: 100000}", "2000"),
+        ("input.height=1000000000000", "32766"),
+        ("input.mean=[1.0e+30, 0, 0]", "1000000"),
+        ("test.scales=[1.0e+30]", "100"),
+        ("test.max_detections=1000000000000", "100000"),
+        ("augment.crop_scales=[1.0e+30]", "100"),
+        ("augment.shift=1.0e+30", "1000000000"),
+        ("train.batch_size=1000000000000000000000000000000", "1000000000"),
+        ("train.workers=1000000", "1024"),
+        ("train.learning_rate.lr_steps=[1000000000000]", "1000000000"),
+        ("mixed_precision.loss_scaling=1.0e+30", "16777216"),
+    ],
+)
+def test_numbers_far_too_large_are_refused(written, override, limit):
+    message = error_message(written(MINIMAL), [override])
+    assert f"less than or equal to {limit}" in message and override.split("=")[0].split(".")[-1] in message

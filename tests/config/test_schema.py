@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from pointdet.config import detectors, schema
+from pointdet.config import detectors, schema, training
 
 
 def undocumented(module):
@@ -19,7 +19,7 @@ def undocumented(module):
                 yield f"{section.name}.{key.target.id}"
 
 
-@pytest.mark.parametrize("module", [detectors, schema])
+@pytest.mark.parametrize("module", [detectors, schema, training])
 def test_every_key_has_a_docstring(module):
     sections = {f"Config.{name}" for name in schema.Config.model_fields}
     assert set(undocumented(module)) - sections == set()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,50 @@ def test_missing_size_of_a_rotated_image_is_that_after_exif(coco: Write, tmp_pat
     Image.new("RGB", (60, 40)).save(tmp_path / "train" / "a.jpg", exif=exif)
     record = read_dataset(config, "train").records[0]
     assert (record.height, record.width) == (60, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": [{"id": "img-1", "file_name": "a.jpg"}]}, "'id' of entry 0 of 'images' is 'img-1' instead of a whole"),
+        ({"images": [{"id": [7], "file_name": "a.jpg"}]}, r"'id' of entry 0 of 'images' is \[7\] instead of a whole"),
+        ({"images": [{"id": 10**400, "file_name": "a.jpg"}]}, "'images' is a very long number instead of a whole"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 1e300, "width": 1}]}, r"image 0 is 1e\+300 x 1 pixels"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**400, "width": 1}]}, "size of image 0 is .10000"),
+        ({"categories": [{"id": 5, "name": None}]}, "the name of entry 0 of 'categories' is None; give it a name"),
+        ({"annotations": [item(7, 5, 1, 2, 3, 10**400)]}, "bbox of object 0 is .1, 2, 3, 1000"),
+        ({"annotations": [{**item(7, 5, 1, 2, 3, 4), "iscrowd": "yes"}]}, "iscrowd of object 0 is 'yes' instead of 0 or 1"),
+        ({"annotations": [{**item(7, 5, 1, 2, 3, 4), "iscrowd": []}]}, r"iscrowd of object 0 is \[\] instead of 0 or 1"),
+        ({"annotations": [{**item(7, 5, 1, 2, 3, 4), "image_id": "7"}]}, "'image_id' of entry 0 .* is '7' instead"),
+    ],
+)  # fmt: skip
+def test_values_of_wrong_types_are_errors(coco: Write, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PointDetError, match=message):
+        read_dataset(coco([item(7, 5, 1, 2, 3, 4)], **change), "train")
+
+
+def test_numbers_are_class_names_and_text_may_say_iscrowd(coco: Write) -> None:
+    objects = [{**item(7, 1, 1, 2, 3, 4), "iscrowd": "0"}, {**item(7, 1, 9, 2, 3, 4), "iscrowd": "1"}]
+    dataset = read_dataset(coco(objects, categories=[{"id": 1, "name": 7}]), "train")
+    assert dataset.class_names == ("7",)
+    assert dataset.records[0].annotation.ignore.tolist() == [False, True]
+
+
+def test_an_impossible_area_is_that_of_the_box(coco: Write, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = read_dataset(coco([{**item(7, 5, 1, 2, 3, 4), "area": 1e300}]), "train")
+    assert dataset.records[0].annotation.areas.tolist() == [12]
+    assert "1 areas of" in caplog.text and "object 0" in caplog.text
+
+
+def test_many_categories_and_deep_nesting(coco: Write, tmp_path: Path) -> None:
+    categories = [{"id": number, "name": f"name {number}"} for number in range(50_000)]
+    start = time.process_time()
+    assert (
+        len(read_dataset(coco([item(7, 5, 1, 2, 3, 4)], categories=categories), "train").class_names)
+        == 50_000
+    )
+    assert time.process_time() - start < 5
+    config = coco([item(7, 5, 1, 2, 3, 4)])
+    (tmp_path / "train.json").write_text("[" * 100_000)
+    with pytest.raises(PointDetError, match="train.json is nested too deeply"):
+        read_dataset(config, "train")

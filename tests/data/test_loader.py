@@ -231,12 +231,13 @@ def test_no_usable_image_is_an_error(make: Make, dataset: Dataset, workers: int)
         digests(make(workers, data=replace(dataset, records=records)).epoch(0))
 
 
-def test_overflow_is_counted(make: Make, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+def test_overflow_is_counted(dataset: Dataset) -> None:
     many = Annotation.of([[20, 10, 40, 30]] * 6, [1] * 6)
     data = replace(dataset, records=(replace(dataset.records[0], annotation=many),))
     loader = Loader(data, Augmenter(PLAIN, INPUT), CODEC, 1, 0, 0)
     digests(loader.epoch(0))
-    assert "2 objects of epoch 0 were left out" in caplog.text and "00.png" in caplog.text
+    assert loader.take_overflow() == {data.records[0].image_path: 2}
+    assert loader.take_overflow() == {}
 
 
 def test_a_killed_worker_is_reported(make: Make) -> None:
@@ -244,8 +245,22 @@ def test_a_killed_worker_is_reported(make: Make) -> None:
     batches = loader.epoch(0)
     next(batches)
     os.kill(pids(loader)[1], signal.SIGKILL)
-    with pytest.raises(PointDetError, match="a loader process was killed by signal 9"):
+    with pytest.raises(PointDetError, match="the loader process 'pointdet loader 1' was killed by signal 9"):
         digests(batches)
+
+
+def test_a_worker_that_hangs_is_reported(make: Make) -> None:
+    loader = make(2)
+    loader._pool._patience = 1.0
+    batches = loader.epoch(0)
+    next(batches)
+    os.kill(pids(loader)[1], signal.SIGSTOP)
+    sentence = (
+        r"'pointdet loader 1' \(pid \d+\) has not answered for 1 s; check the storage of its images: .*png"
+    )
+    with pytest.raises(PointDetError, match=sentence):
+        digests(batches)
+    os.kill(pids(loader)[1], signal.SIGCONT)
 
 
 def test_an_exception_in_a_worker_is_raised_with_its_traceback(make: Make, dataset: Dataset) -> None:
@@ -261,8 +276,8 @@ def test_workers_do_not_import_nnabla_and_ignore_signals(make: Make) -> None:
     next(loader.epoch(0))
     (pid,) = pids(loader)
     assert "nnabla" not in Path(f"/proc/{pid}/maps").read_text()
-    os.kill(pid, signal.SIGINT)
-    os.kill(pid, signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(pid, number)
     assert len(digests(loader.epoch(1))) == 6
     loader.close()
     assert not alive(pid)

@@ -166,6 +166,36 @@ def test_invalid_files_are_errors(voc: Write, content: str, message: str) -> Non
         read_dataset(voc({"a": SIZE + content}), "train")
 
 
+BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 9}">' for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'<?xml version="1.0" encoding="none-such"?><annotation/>', "unknown encoding"),
+        (b'<?xml version="1.0" encoding="utf-7"?><annotation/>', "a.xml is not a VOC annotation"),
+        (
+            f'<!DOCTYPE a [<!ENTITY e0 "x">{BOMB}]><annotation>&e11;</annotation>'.encode(),
+            "it declares entities",
+        ),
+        (
+            f'<!DOCTYPE a [<!ENTITY e0 "x">{BOMB}]><annotation>&e11;</annotation>'.encode("utf-16"),
+            "declares entities",
+        ),
+        (b"<annotation>" + b" " * (1 << 24), "it has more than 16 MiB"),
+        (b"<a>" * 100_000, "no element found"),
+        (b"<a><size><height>1e300</height></size></a>", r"its height is 1e\+300 pixels"),
+        (b"<a><size><height>nan</height></size></a>", "its height is nan pixels"),
+    ],
+    ids=["unknown encoding", "utf-7", "entities", "entities in utf-16", "long", "deep", "high", "nan"],
+)
+def test_hostile_files_are_errors(voc: Write, tmp_path: Path, content: bytes, message: str) -> None:
+    config = voc({"a": SIZE})
+    (tmp_path / "VOC2007" / "Annotations" / "a.xml").write_bytes(content)
+    with pytest.raises(PointDetError, match=message):
+        read_dataset(config, "train")
+
+
 def test_absent_files_are_named(voc: Write, tmp_path: Path) -> None:
     config = voc({"a": SIZE}, {"trainval": "a\nz\n"})
     with pytest.raises(PointDetError, match=r"cannot read the annotation .*z.xml: No such file"):

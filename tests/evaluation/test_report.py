@@ -96,3 +96,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
     with pytest.raises(PointDetError, match=r"x\.json/y\.json"):
         write_text(path / "y.json", "new")
+
+
+def test_control_characters_in_class_names_are_shown_escaped():
+    dataset = Dataset("toy", (), ("\x1b[31mcat", "dog"), (1, 2))
+    metrics = {"AP": 0.5, "AP/\x1b[31mcat": 0.25, "AP/dog": float("nan")}
+    lines = table(dataset, "voc07", metrics).splitlines()
+    assert r"\x1b[31mcat   25.0" in lines
+    assert "\x1b" not in "".join(lines)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of images, folders, videos and cameras, and the errors of sources without frames."""
 
+import os
 import re
+import socket
 import threading
 
 import cv2
@@ -155,3 +157,13 @@ def test_error_of_a_missing_camera(location, index, capfd):
     with pytest.raises(PointDetError, match=f"camera {index} cannot be opened; connect it"):
         open_source(location)
     assert capfd.readouterr() == ("", "")  # OpenCV prints messages by default
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.mp4"))
+    for path in (tmp_path / "pipe.jpg", tmp_path / "pipe.mp4", tmp_path / "socket.mp4", "/dev/zero"):
+        with pytest.raises(PointDetError, match=f"{path} is a pipe, socket or device; give an image"):
+            open_source(str(path))

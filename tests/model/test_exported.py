@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of .onnx and .nnp files that cannot be loaded, and the number of threads of ONNX Runtime."""
 
+import io
+import json
 import sys
+import zipfile
 
+import h5py
 import numpy as np
+import onnx
 import pytest
 import tiny
 from onnx import TensorProto, helper
@@ -11,7 +16,7 @@ from onnx import TensorProto, helper
 from pointdet.errors import PointDetError
 from pointdet.export import nnp
 from pointdet.export.onnx import OPSET
-from pointdet.model.exported import NnpNetwork, OnnxNetwork, thread_count
+from pointdet.model.exported import NnpNetwork, OnnxNetwork, read_metadata, thread_count
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +94,88 @@ def test_thread_count(monkeypatch):
     assert thread_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert thread_count() == 2
+
+
+def changed(nnp_file, path, **texts):
+    """A copy of the .nnp file with other members: name without suffix -> function of the old content."""
+    suffixes = {"network": "network.nntxt", "parameter": "parameter.h5", "more": "more.protobuf"}
+    with zipfile.ZipFile(nnp_file) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        contents = {name: old.read(name) for name in old.namelist()}
+        for name, change in texts.items():
+            contents[suffixes[name]] = change(contents.get(suffixes[name], b""))
+        for name, content in contents.items():
+            new.writestr(name, content)
+    path.with_suffix(".json").write_bytes(nnp_file.with_suffix(".json").read_bytes())
+
+
+def external_parameters(content):
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        file.create_dataset("a/W", (4,), "f4", external=[("secret", 0, 16)])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        # NNabla divides by it: the process would end with SIGFPE.
+        ({"network": lambda text: text.replace(b"stride {\n        dim: 2", b"stride {\n        dim: 0")}, "stride of "),
+        ({"network": lambda text: text.replace(b"group: 1", b"group: 0")}, "group of .* is not positive"),
+        ({"network": lambda text: text.replace(b"dim: 64", b"dim: 99999999999")}, "image has an impossible shape"),
+        ({"network": lambda text: text.replace(b'"ReLU"', b'"Nothing"')}, "x.nnp is not a network saved by PointDet"),
+        ({"network": lambda text: text + b"network {"}, "x.nnp is not a network saved by PointDet"),
+        ({"network": lambda text: text + b"\xff"}, "x.nnp is not a network saved by PointDet"),
+        ({"network": lambda text: b"#" * (17 << 20)}, "network.nntxt has more than 16 MiB"),
+        ({"parameter": external_parameters}, "the values of a/W of .*x.nnp are in other files"),
+        ({"parameter": lambda content: content[:1000]}, "x.nnp is not a whole .h5 file"),
+        ({"more": lambda content: b"x"}, "it has other members than network.nntxt, parameter.h5 and nnp_version.txt"),
+    ],
+)  # fmt: skip
+def test_hostile_nnp(tmp_path, nnp_file, capfd, texts, reason):
+    changed(nnp_file, tmp_path / "x.nnp", **texts)
+    with pytest.raises(PointDetError, match=reason):
+        NnpNetwork(tmp_path / "x.nnp")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("class_names", value) for value in (None, [1], [], "cat")),
+        *(("colour", value) for value in (None, [[1, 2, 3]], [[1, 2, 3, "4"]] * 3, [[1e300] * 4] * 3)),
+        *(("contents", value) for value in ("other", None, [])),
+        *(("precision", "text"), ("heatmaps", 3), ("input", None), ("input", {}), ("config", [])),
+    ],
+)
+def test_metadata_of_another_kind(tmp_path, nnp_file, key, value):
+    fields = json.loads(nnp_file.with_suffix(".json").read_text())
+    path = tmp_path / "x.json"
+    for text in (
+        json.dumps(fields | {key: value}),
+        json.dumps({k: v for k, v in fields.items() if k != key}),
+    ):
+        path.write_text(text)
+        with pytest.raises(
+            PointDetError, match=f"x.json: '{key}.* of the metadata is missing or of another kind"
+        ):
+            read_metadata(tmp_path / "x.nnp")
+
+
+def test_metadata_that_are_nested_too_deeply(tmp_path, nnp_file):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(PointDetError, match="x.nnp needs x.json"):
+        read_metadata(tmp_path / "x.nnp")
+
+
+def test_onnx_metadata_that_are_not_json(tmp_path):
+    path = tmp_path / "x.onnx"
+    write_foreign_onnx(path)
+    model = onnx.load(path)
+    for text, message in (
+        ("{", "metadata of .*x.onnx are damaged"),
+        ("[1]", "x.onnx was not saved by PointDet"),
+    ):
+        helper.set_model_props(model, {"pointdet": text})
+        onnx.save(model, path)
+        with pytest.raises(PointDetError, match=message):
+            OnnxNetwork(path)

@@ -54,3 +54,20 @@ def test_the_exportable_graph_has_the_same_maps(model):
     F.sink(*graph.outputs.values()).forward()
     for name, array in model.network()(pixels).items():
         np.testing.assert_allclose(graph.outputs[name].d, array, rtol=1e-4, atol=1e-5)
+
+
+def test_the_least_recently_used_graph_leaves(model, monkeypatch):
+    shapes = []
+
+    def build(*arguments):
+        shapes.append(arguments[-1])
+        return build_graph(*arguments)
+
+    monkeypatch.setattr("pointdet.model.network.build_graph", build)
+    monkeypatch.setattr("pointdet.model.network.MAX_GRAPHS", 2)
+    network = model.network()
+    expected = {side: network(images(1, side, side)) for side in (32, 64)}
+    for side in (32, 96, 32, 64):  # 96 replaces 64, then 64 replaces 96
+        for name, array in network(images(1, side, side)).items():
+            np.testing.assert_array_equal(array, expected.setdefault(side, {}).get(name, array))
+    assert [side for _, side, _ in shapes] == [32, 64, 96, 64]

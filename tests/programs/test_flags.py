@@ -8,7 +8,7 @@ import pytest
 
 from pointdet.config import shipped
 from pointdet.config.load import load
-from pointdet.config.schema import Config
+from pointdet.config.schema import Config, RuntimeConfig
 from pointdet.errors import PointDetError
 from pointdet.programs import flags
 
@@ -89,10 +89,13 @@ def test_default_device_is_cudnn_if_it_is_installed(monkeypatch, installed):
     assert flags.device(parsed("ctdet"), needs_gpu=False) == ("cpu", None)
 
 
-def test_cpu_kernels_come_from_set():
-    assert flags.cpu_kernels(parsed("ctdet")) == "auto"
+def test_runtime_settings_come_from_set():
+    assert flags.runtime_settings(parsed("ctdet")) == RuntimeConfig()
     line = "ctdet --set runtime.cpu_kernels=nnabla --set train.seed=1 --set runtime.cpu_kernels=blas"
-    assert flags.cpu_kernels(parsed(line)) == "blas"
+    found = flags.runtime_settings(parsed(f"{line} --set runtime.communication_timeout=5"))
+    assert (found.cpu_kernels, found.communication_timeout) == ("blas", 5)
+    with pytest.raises(PointDetError, match=r"runtime\.communication_timeout"):
+        flags.runtime_settings(parsed("ctdet --set runtime.communication_timeout=-1"))
 
 
 def test_configuration_of_an_h5_file_is_found_by_the_flags(tmp_path, monkeypatch):

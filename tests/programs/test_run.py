@@ -32,3 +32,27 @@ def test_errors_become_one_line_and_a_status(capfd):
     assert ended(raising(BrokenPipeError())) == 141
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         run_program(raising(ZeroDivisionError()))
+
+
+def test_ctrl_c_inside_the_graph(capfd):
+    """NNabla turns it into a SystemError."""
+    import nnabla as nn
+    from nnabla.function import PythonFunction
+
+    class Interrupted(PythonFunction):
+        name = "Interrupted"
+
+        def min_outputs(self):
+            return 1
+
+        def setup_impl(self, inputs, outputs):
+            outputs[0].reset_shape(inputs[0].shape, True)
+
+        def forward_impl(self, inputs, outputs):
+            raise KeyboardInterrupt
+
+    output = Interrupted(nn.Context())(nn.Variable((2,)))
+    assert ended(output.forward) == 130
+    assert capfd.readouterr().err.endswith("interrupted\n")
+    with pytest.raises(SystemError):
+        run_program(raising(SystemError("another reason")))

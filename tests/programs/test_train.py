@@ -3,8 +3,7 @@
 
 import json
 import logging
-import os
-import resource
+import re
 import runpy
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pointdet.config.load import load
 from pointdet.inference.predictor import Predictor
 from pointdet.programs import train
 from pointdet.programs.run import run_program
+from pointdet.training.run_lock import RunLock
 from pointdet.weights import checkpoint, h5_file
 
 SRC = Path(__file__).parents[2] / "src"
@@ -83,7 +83,7 @@ def test_from_images_to_detections(run, config, tmp_path, data):
     assert "rank 0 of 1 on the CPU" in log and f"8 training images, classes: {tiny.CLASS_NAMES[0]}, " in log
     assert "epoch 1/1, step 4/4: heatmap " in log and log.endswith(f"the run is in {folder}\n")
     assert {path.name.split(".")[0] for path in folder.iterdir()} == {
-        *("checkpoints", "config", "environment", "evaluation", "events", "journal", "log", "monitor")
+        *("checkpoints", "config", "environment", "evaluation", "events", "journal", "lock", "log", "monitor")
     }
     assert all(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     best = checkpoint.read_state(folder / "checkpoints" / "best")
@@ -184,6 +184,26 @@ def test_a_run_that_cannot_start_writes_nothing(refused, config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_second_run_in_the_same_folder(refused, config, tmp_path):
+    (tmp_path / "run").mkdir()
+    lock = RunLock(tmp_path / "run")
+    sentence = refused("--train-config", config)
+    assert re.fullmatch(
+        rf"{tmp_path}/run is in use by process \d+ on .*; wait for that run, or .* -o", sentence
+    )
+    lock.release()
+
+
+def test_resume_auto(run, config, tmp_path):
+    """The same command starts the run and continues it."""
+    arguments = ("ctdet", "--train-config", config, "-o", tmp_path / "run", "--resume", "auto")
+    for epochs in (1, 2):
+        status, _, log = run(*arguments, "--set", f"train.num_epochs={epochs}")
+        assert status == 0, log
+    assert "resumed" in log and "changed since the checkpoint: train.num_epochs: 1 -> 2" in log
+    assert (tmp_path / "run" / "config_1.yaml").is_file()
+
+
 def test_resume_without_a_checkpoint(refused, config, tmp_path):
     sentence = refused("--train-config", config, "--resume")
     assert sentence == f"there is no checkpoint to resume in {tmp_path / 'run'}; start without --resume"
@@ -271,14 +291,22 @@ def test_one_checkpoint_of_a_run_on_the_training_images(run, config, tmp_path):
 def test_a_run_is_not_overwritten(run, config, tmp_path):
     arguments = ("ctdet", "--train-config", config, "-o", tmp_path / "run", "--set", "train.num_epochs=1")
     assert run(*arguments)[0] == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    before = {
+        path: path.read_bytes()
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
     status, _, log = run(*arguments)
     assert status == 2
-    assert (
-        log
-        == f"error: {tmp_path / 'run'} already holds a run; add --resume to continue it, or choose another -o\n"
+    sentence = (
+        f"error: {tmp_path / 'run'} already holds a run; add --resume to continue it, or choose another -o\n"
     )
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert log.endswith(sentence) and log.count("error: ") == 1
+    assert {
+        path: path.read_bytes()
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name != "lock"
+    } == before
 
 
 def test_resumed_with_data_of_other_classes(run, config, tmp_path, data):
@@ -294,26 +322,3 @@ def test_resumed_with_data_of_other_classes(run, config, tmp_path, data):
     assert status == 2 and log.count("error: ") == 1
     assert "was trained for other classes than those of the data; start a new run" in log
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
-
-
-def limit_files():
-    """Limit the size of files to 100 kB, to imitate a full disk. Python ignores the signal SIGXFSZ."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
-def test_a_disk_that_is_full(config, tmp_path):
-    result = subprocess.run(
-        [sys.executable, SRC / "main.py", "ctdet", "--train-config", config, "-o", tmp_path / "run", *CPU],
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=limit_files,
-        env=os.environ | {"PYTHONPATH": str(SRC)},
-        timeout=60,
-    )
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    last = tmp_path / "run" / "checkpoints" / "last"
-    assert result.stderr.splitlines()[-1] == (
-        f"error: cannot write {last} (File too large); free space or choose another output folder"
-    )
-    assert list(last.parent.iterdir()) == []

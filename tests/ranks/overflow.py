@@ -36,8 +36,10 @@ class Overflowing:
     """A loader that stores the parameters before each batch. The second batch of rank 1 exceeds half precision."""
 
     def __init__(self, loader, model):
-        self.iterations, self.history = loader.iterations, []
-        self._loader, self._model = loader, model
+        self.history, self._loader, self._model = [], loader, model
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
 
     def epoch(self, epoch, start=0):
         for step, batch in enumerate(self._loader.epoch(epoch, start)):

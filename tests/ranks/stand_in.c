@@ -7,10 +7,10 @@
 //
 // STAND_IN_LATE=1: sums run as late as CUDA's streams allow, when the default stream waits for them; otherwise as
 // early as they allow, at ncclGroupEnd. A program is right if the results are the same.
+// STAND_IN_STUCK: sums never finish. STAND_IN_FAULT: NCCL reports an internal error afterwards.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,7 +46,7 @@ static void barrier(ncclComm_t comm) {
         atomic_store(&s->arrived, 0);
         atomic_fetch_add(&s->phase, 1);
     } else {
-        while (atomic_load(&s->phase) == phase) sched_yield();
+        while (atomic_load(&s->phase) == phase) usleep(20);
     }
 }
 
@@ -96,6 +96,11 @@ int ncclGroupEnd(void) {
     return 0;
 }
 
+int ncclCommGetAsyncError(ncclComm_t comm, int *error) {
+    *error = getenv("STAND_IN_FAULT") ? 3 : 0;
+    return comm ? 0 : 4;
+}
+
 int stand_in_groups(void) { return groups; }
 #endif
 
@@ -115,6 +120,8 @@ int cudaEventRecord(cudaEvent_t event, void *stream) {
     event->stream = stream, event->recorded = 1;
     return 0;
 }
+
+int cudaEventQuery(cudaEvent_t event) { return event->recorded && getenv("STAND_IN_STUCK") ? 600 : 0; }
 
 int cudaStreamWaitEvent(void *stream, cudaEvent_t event, unsigned flags) {
     if (!event->recorded || flags || event->stream == stream) return 1;

@@ -2,7 +2,9 @@
 """Random initial parameters, fine-tuning from checkpoints, and ImageNet backbones."""
 
 import logging
+import time
 from collections import OrderedDict
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -140,3 +142,16 @@ def test_no_imagenet_backbone(tmp_path, data):
         match=r"there is no resnet18_nchw_imagenet.h5 or resnet18-\*.pth in .* from scratch with",
     ):
         load_imagenet(fresh(config, tiny.CLASS_NAMES, start()))
+
+
+def test_a_network_that_does_not_fit_into_the_memory(tmp_path):
+    """Refused before its parameters get values: a 3x3 convolution of 4096 to 4096 channels has 576 MiB."""
+    config = tiny.config(tmp_path, "model.head_channels=4096", "model.feature_channels=4096")
+    limit = 1 << 30
+    with mock.patch("pointdet.available_memory.available_bytes", lambda: limit):
+        start = time.process_time()
+        with pytest.raises(
+            PointDetError, match="training this network needs .* MiB, but 1,024 MiB of memory .*; lower"
+        ):
+            tiny.model(config)
+        assert time.process_time() - start < 5

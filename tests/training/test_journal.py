@@ -3,11 +3,14 @@
 
 import csv
 import logging
+import os
+from contextlib import closing
 
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from pointdet.errors import PointDetError
 from pointdet.training.journal import Journal, environment, log_to_console, log_to_file
 
 COLUMNS = ["AP", "lr", "total"]
@@ -137,3 +140,73 @@ def test_environment():
     assert lines[0] == "rank 0 of 1 on the CPU" and lines[1].startswith("Python 3.")
     assert any(line.startswith("nnabla==") for line in lines)
     assert any(line.startswith("numpy==1.") for line in lines)
+
+
+def test_damaged_files_are_repaired(tmp_path, logger, capfd):
+    journal = Journal(tmp_path, COLUMNS, 0)
+    write(journal, range(1, 6))
+    journal.close()
+    with (tmp_path / "journal.csv").open("ab") as file:
+        file.write(
+            b"\n\x00\x00\x00\x001,6,,0.5,0.5\n1,7,,0.2\n1,2e,,1,1\n1,3,x,1,1\n1,\xff,,1,1\n"
+            + b'1,"4,,1,1\n1,5,,'
+        )
+    with (tmp_path / "monitor" / "lr.series.txt").open("ab") as file:
+        file.write(b"\n\x00\x00\n4\n5 x\n" + b"1" * 5000 + b" 1\n6 0.5\n7 0.")
+    log_to_console(0)
+    Journal(tmp_path, COLUMNS, 6).close()
+    assert [row["step"] for row in rows(tmp_path)] == list("123456")
+    assert [step for step, _ in series(tmp_path, "lr")] == list(range(1, 7))
+    assert capfd.readouterr().err == f"10 damaged lines of the journal in {tmp_path} are left out\n"
+    Journal(tmp_path, COLUMNS, 6).close()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("header", [b"", b"\xff\n", b'"epoch\n', b"a,b\n"])
+def test_a_journal_without_its_header(tmp_path, header):
+    (tmp_path / "journal.csv").write_bytes(header + b"1,1,,0.1,0.2\n")
+    Journal(tmp_path, COLUMNS, 3).close()
+    assert rows(tmp_path) == []
+
+
+def test_a_journal_that_cannot_be_read(tmp_path):
+    (tmp_path / "journal.csv").mkdir()
+    with pytest.raises(PointDetError, match=r"cannot read .*journal.csv \(Is a directory\); move it out"):
+        Journal(tmp_path, COLUMNS, 3)
+
+
+def test_the_log_shows_control_characters_escaped(tmp_path, logger, capfd):
+    log_to_console(0)
+    logger.info("classes: %s\nsecond line", "\x1b[2Jcat\udce9")
+    log_to_file(tmp_path)
+    assert capfd.readouterr().err == "classes: \\x1b[2Jcat\\udce9\nsecond line\n"
+    assert "\\x1b[2Jcat\\udce9" in (tmp_path / "log.txt").read_text()
+
+
+def test_records_that_will_be_written_again_are_removed(tmp_path):
+    """A validation whose run was killed before its state was saved is repeated."""
+    with closing(Journal(tmp_path, ["total", "AP"], 0)) as journal:
+        journal.write(1, 4, {"total": 1.0})
+        journal.write(1, 4, {"AP": 0.5})
+        journal.write(2, 8, {"total": 0.5})
+        journal.write(2, 8, {"AP": 0.75})
+    with closing(Journal(tmp_path, ["total", "AP"], 8, ("AP",))) as journal:
+        journal.write(2, 8, {"AP": 0.25})
+    rows = [line.split(",") for line in (tmp_path / "journal.csv").read_text().splitlines()[1:]]
+    assert [row[1:] for row in rows] == [
+        ["4", "1.0", ""],
+        ["4", "", "0.5"],
+        ["8", "0.5", ""],
+        ["8", "", "0.25"],
+    ]
+    assert (tmp_path / "monitor" / "AP.series.txt").read_text() == "4 0.5\n8 0.25\n"
+
+
+def test_names_in_any_encoding_reach_the_log(tmp_path, capsys):
+    """Also bytes of a file name that are no text."""
+    log_to_console(0)
+    log_to_file(tmp_path)
+    name = os.fsdecode("猫 ".encode() + bytes([0xFF]))
+    logging.getLogger("pointdet").info("%s", name)
+    assert "Logging error" not in capsys.readouterr().err
+    assert "猫 \\udcff" in (tmp_path / "log.txt").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from types import SimpleNamespace
@@ -27,6 +28,9 @@ class TwoRanks(SingleProcess):
     """Rank 0 of two; the other rank has the same numbers."""
 
     size = 2
+
+    def gather(self, value):
+        return [value, 3 * value if isinstance(value, float) else value]
 
     def sum(self, values):
         return 2 * values
@@ -53,15 +57,16 @@ def passes(terms):
     return [nn.NdArray.from_numpy_array(half), nn.NdArray.from_numpy_array(half)]
 
 
-def write_interval(clock, updates, ranks, rows, seconds_per_update=2.0, num_epochs=2):
+def write_interval(clock, updates, ranks, rows, seconds_per_update=2.0, num_epochs=2, validation_seconds=0):
     """One epoch of len(updates) updates, each the loss terms or None, with a row at its end."""
     train = TrainConfig(batch_size=4, accumulate=3, num_epochs=num_epochs, log_intervals=100)
     progress = Progress(len(updates), "coco")
     interval = LogInterval(train, TERMS, ranks, rows)
+    interval.validation_seconds = validation_seconds
     with interval.epoch(progress):
         for terms in updates:
             clock.now += seconds_per_update
-            progress.update += 1
+            progress.next_update()
             interval.add(progress.update, None if terms is None else passes(terms), waited=0.5)
         interval.fetch()
         assert interval.is_over(progress)
@@ -82,9 +87,28 @@ def test_a_row(clock, log):
         "images_per_second": 2 * 4 * 3 / 4.0,
         "waiting_for_data": 1.0 / 4.0,
     }
-    assert log.messages == [
-        "epoch 1/2, step 2/2: heatmap 2.0000, total 4.0000, lr 1.00e-03, 6.0 images/s (25% waiting), 00:00:04 left"
-    ]
+    (line,) = log.messages
+    assert re.sub(r"\d+\.\d GB", "0.1 GB", line) == (
+        "epoch 1/2, step 2/2 (2 steps): heatmap 2.0000, total 4.0000, lr 1.00e-03, 6.0 images/s (25% waiting), "
+        "0.1 GB, 00:00:04 left"
+    )
+
+
+def test_a_whole_interval_says_no_number_of_steps(clock, log):
+    write_interval(clock, [(1, 2)] * 100, SingleProcess(), RecordingJournal())
+    assert log.messages[0].startswith("epoch 1/2, step 100/100: heatmap")
+
+
+def test_the_remaining_time_includes_validations(clock, log):
+    """Two epochs and, with val_intervals 5, the validation of the last epoch."""
+    write_interval(clock, [(1, 2)], SingleProcess(), RecordingJournal(), validation_seconds=3600)
+    assert log.messages[0].endswith(", 01:00:02 left")
+
+
+def test_the_longest_wait_of_all_ranks_counts(clock):
+    rows = RecordingJournal()
+    write_interval(clock, [(1, 2)], TwoRanks(), rows)
+    assert rows.records[0][2]["waiting_for_data"] == 1.5 / 2  # the other rank waits three times as long
 
 
 def test_terms_and_images_are_summed_over_the_ranks(clock):
@@ -116,12 +140,12 @@ def test_the_remaining_time_of_a_long_training_is_in_days(clock, log):
     assert log.messages[0].endswith(", 2.5 days left")
 
 
-def test_a_terminal_shows_a_progress_bar_and_no_log_line(clock, log, monkeypatch, capsys):
+def test_a_terminal_shows_a_progress_bar_too(clock, log, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     write_interval(clock, [(1, 2)], SingleProcess(), RecordingJournal())
     shown = capsys.readouterr().err
     assert "epoch 1/2" in shown and "1/1" in shown and "heatmap 1.0000, total 2.0000" in shown
-    assert not log.messages
+    assert log.messages and log.messages[0].startswith("epoch 1/2, step 1/1")  # log.txt has it too
 
 
 @pytest.mark.parametrize(("update", "is_over"), [(1, False), (3, True), (6, True), (7, False), (8, True)])

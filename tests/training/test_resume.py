@@ -52,6 +52,7 @@ def command(config, folder, *arguments, program=(MAIN,)):
         "train.workers=1",
         "train.ema_decay=0.9",
         "train.val_intervals=2",
+        "train.save_solver=all",
         tiny.VALIDATION,
     )
     overrides = [word for setting in settings for word in ("--set", setting)]
@@ -148,12 +149,15 @@ def whole(config):
     return folder
 
 
-def test_stopped_by_a_scheduler(config, whole, tmp_path):
-    """SIGTERM for all processes of the job; then another, from the middle of an epoch to the end."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_by_a_scheduler_or_a_lost_ssh_session(config, whole, tmp_path, number):
+    """A signal for all processes of the job; then another job, from the middle of an epoch to the end."""
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("the tests run under nohup")
     folder = tmp_path / "run"
     process = start(config, folder)
     wait_for_steps(process, folder, 10)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM  # not 0: the training is not done
     assert "continue with --resume" in log and "Traceback" not in log
@@ -193,7 +197,7 @@ def test_killed_while_a_checkpoint_is_replaced(config, whole, tmp_path):
     process.communicate(timeout=60)
     assert_nobody_left(process)
     left = {path.name for path in (folder / "checkpoints").iterdir()}
-    assert left == {".last.old", ".last.writing", "best"}
+    assert left == {".last.old", ".last.writing"}
     run(config, folder, "--resume")
     assert_same_run(folder, whole)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last", "best"}

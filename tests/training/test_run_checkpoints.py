@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints of a run: the saved state, when one is due, and which training may continue from them."""
 
+import errno
 import logging
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,13 +14,21 @@ from runs import assert_equal, run
 
 from pointdet.errors import PointDetError
 from pointdet.training import run_checkpoints
+from pointdet.training.changed_settings import same_place
 from pointdet.training.moving_average import MovingAverage
 from pointdet.training.progress import Progress
 from pointdet.training.run_checkpoints import RunCheckpoints
 from pointdet.training.solver import Solver
-from pointdet.weights import checkpoint, fit
+from pointdet.weights import checkpoint, fit, h5_file
 
 HALF = "mixed_precision.mixed_precision=true"
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pointdet"), "propagate", True)
+    caplog.set_level(logging.INFO, "pointdet")
+    return caplog
 
 
 class Training:
@@ -58,10 +68,10 @@ class Training:
 def test_saved_and_loaded(tmp_path, data, decay):
     """The next update after loading equals that of the uninterrupted training."""
     config = tiny.config(data, f"train.ema_decay={decay}", HALF)
-    whole = Training(tmp_path, tiny.model(config), Progress(4, "coco", epoch=2, update=1, best=0.25))
+    whole = Training(tmp_path, tiny.model(config), Progress(4, "coco", epoch=2, update=1, step=9, best=0.25))
     whole.update(0)
     whole.solver.loss_scale.update(overflow=True)
-    whole.checkpoints.save("last", whole.progress)
+    whole.checkpoints.save_last(whole.progress)
     files = {"parameters.h5", "solver.h5", "state.json"} | ({"ema.h5"} if decay else set())
     assert {path.name for path in (tmp_path / "last").iterdir()} == files
     state = checkpoint.read_state(tmp_path / "last")
@@ -81,7 +91,7 @@ def test_saved_and_loaded(tmp_path, data, decay):
 def test_the_best_ap_of_another_metric_is_not_loaded(tmp_path, data, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("pointdet"), "propagate", True)
     first = Training(tmp_path, tiny.model(tiny.config(data)), Progress(4, "coco", epoch=1, best=0.25))
-    first.checkpoints.save("last", first.progress)
+    first.checkpoints.save_last(first.progress)
     other = Progress(4, "voc07")
     first.checkpoints.load(tmp_path / "last", other)
     assert (other.epoch, other.best) == (1, -1)
@@ -103,7 +113,7 @@ def test_layout_and_precision_may_change(tmp_path, data, before, after):
     for seed in (0, 1):
         whole.update(seed)
     whole.solver.loss_scale.update(overflow=True)
-    whole.checkpoints.save("last", whole.progress)
+    whole.checkpoints.save_last(whole.progress)
     resumed = Training(tmp_path, tiny.model(tiny.config(data, decay, *after, "train.seed=1")))
     initial_scale = resumed.solver.loss_scale.state()
     resumed.checkpoints.load(tmp_path / "last", resumed.progress)
@@ -123,17 +133,75 @@ def test_layout_and_precision_may_change(tmp_path, data, before, after):
     assert_equal(resumed.averages(), converted(whole.averages()))
 
 
-def test_the_moving_average_cannot_be_switched_on_or_off(tmp_path, data):
+def test_the_moving_average_may_be_switched_on_or_off(tmp_path, data, log):
     with_average = Training(tmp_path, tiny.model(tiny.config(data, "train.ema_decay=0.9")))
-    with_average.checkpoints.save("with", with_average.progress)
-    without = Training(tmp_path, tiny.model(tiny.config(data)))
-    without.checkpoints.save("without", without.progress)
-    with pytest.raises(
-        PointDetError, match="without was written without train.ema_decay; resume with the same"
-    ):
-        with_average.checkpoints.load(tmp_path / "without", with_average.progress)
-    with pytest.raises(PointDetError, match="with was written with train.ema_decay; resume with the same"):
-        without.checkpoints.load(tmp_path / "with", without.progress)
+    with_average.update(0)
+    with_average.checkpoints.save_last(with_average.progress)
+    without = Training(tmp_path, tiny.model(tiny.config(data, "train.seed=1")))
+    without.checkpoints.load(tmp_path / "last", without.progress)
+    assert_equal(tiny.parameters(without.model), tiny.parameters(with_average.model))
+    assert "train.ema_decay is 0: the moving average" in log.text
+
+    without.update(1)
+    without.checkpoints.save_last(without.progress)
+    with_average.checkpoints.load(tmp_path / "last", with_average.progress)
+    assert_equal(with_average.averages(), tiny.parameters(without.model))  # it starts with the parameters
+    assert "has no moving average: it starts with the parameters" in log.text
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_the_loss_scale_that_is_configured_anew_wins(tmp_path, data, factor):
+    whole = Training(tmp_path, tiny.model(tiny.config(data, HALF, "mixed_precision.loss_scaling=1024")))
+    whole.solver.loss_scale.update(overflow=True)
+    whole.checkpoints.save_last(whole.progress)
+    other = f"mixed_precision.loss_scaling={int(1024 * factor)}"
+    resumed = Training(tmp_path, tiny.model(tiny.config(data, HALF, other)))
+    resumed.checkpoints.load(tmp_path / "last", resumed.progress)
+    assert resumed.solver.loss_scale.value == 1024 * factor
+    assert resumed.solver.loss_scale.skipped_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "updates_per_epoch", "update"), [(4, 5, 2), (1, 20, 10), (2, 10, 5), (8, 3, 1), (20, 1, 0)]
+)
+def test_another_batch_size_continues_after_the_same_images(
+    tmp_path, data, log, batch_size, updates_per_epoch, update
+):
+    whole = Training(
+        tmp_path, tiny.model(tiny.config(data)), Progress(10, "coco", epoch=3, update=5, step=35)
+    )
+    whole.checkpoints.save_last(whole.progress)  # 10 images of 20
+    config = tiny.config(data, f"train.batch_size={batch_size}")
+    resumed = Training(tmp_path, tiny.model(config), Progress(updates_per_epoch, "coco"))
+    resumed.checkpoints.load(tmp_path / "last", resumed.progress)
+    assert (resumed.progress.epoch, resumed.progress.update, resumed.progress.step) == (3, update, 35)
+    sentence = (
+        f"the checkpoint has 10 steps of 2 images per epoch (1 ranks), this run {updates_per_epoch} of {batch_size} "
+        f"(1 ranks): it continues after step {update} of epoch 4"
+    )
+    assert (sentence in log.text) == (batch_size != 2)
+    assert (f"changed since the checkpoint: train.batch_size: 2 -> {batch_size}" in log.text) == (
+        batch_size != 2
+    )
+
+
+def test_the_end_of_an_epoch_stays_its_end():
+    assert same_place(10, (10, 2), (3, 7)) == 3
+    assert same_place(9, (10, 2), (3, 7)) == 2  # 18 images are 2 updates of 7
+    assert same_place(9, (10, 2), (1, 32)) == 0
+
+
+def test_keys_that_changed_are_logged(tmp_path, data, log):
+    first = Training(tmp_path, tiny.model(tiny.config(data)))
+    first.checkpoints.save_last(first.progress)
+    config = tiny.config(data, "train.num_epochs=30", "train.learning_rate.scheduler_type=step")
+    other = Training(tmp_path, tiny.model(config))
+    other.checkpoints.load(tmp_path / "last", other.progress)
+    changed = [line for line in log.messages if line.startswith("changed since the checkpoint: ")]
+    assert [line.removeprefix("changed since the checkpoint: ") for line in changed] == [
+        "train.num_epochs: 2 -> 30",
+        "train.learning_rate.scheduler_type: cosine -> step",
+    ]
 
 
 def test_a_checkpoint_is_due_after_the_minutes(tmp_path, data, monkeypatch):
@@ -144,23 +212,82 @@ def test_a_checkpoint_is_due_after_the_minutes(tmp_path, data, monkeypatch):
     assert not training.checkpoints.is_due(2)
     clock.now += 1
     assert training.checkpoints.is_due(2) and not training.checkpoints.is_due(0)
-    training.checkpoints.save("last", training.progress)
+    training.checkpoints.save_last(training.progress)
     assert not training.checkpoints.is_due(2)
 
 
 def test_other_ranks_write_no_file(tmp_path, data):
     model = tiny.model(tiny.config(data))
-    ranks = SimpleNamespace(rank=1, size=2, all_reduce=lambda arrays: None)
+    ranks = SimpleNamespace(rank=1, size=2, all_reduce=lambda arrays: None, gather=lambda value: None)
     training = Training(tmp_path, replace(model, runtime=replace(model.runtime, ranks=ranks)))
-    training.checkpoints.save("last", training.progress)
+    training.checkpoints.save_last(training.progress)
+    training.checkpoints.copy_last("best", training.progress)
+    training.checkpoints.update_last(training.progress)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save_solver", ["last", "all"])
+def test_copies_of_last_are_hard_links(tmp_path, data, save_solver):
+    """They need no space. The solver's state, the largest part, is in `last` only, unless all are to have it."""
+    config = tiny.config(data, "train.ema_decay=0.5", f"train.save_solver={save_solver}")
+    training = Training(tmp_path, tiny.model(config))
+    training.update(0)
+    training.checkpoints.save_last(training.progress)
+    training.progress.best = 0.25
+    training.checkpoints.copy_last("best", training.progress)
+    files = {"parameters.h5", "ema.h5"} | ({"solver.h5"} if save_solver == "all" else set())
+    assert {path.name for path in (tmp_path / "best").iterdir()} == files | {"state.json"}
+    for name in files:
+        assert (tmp_path / "best" / name).samefile(tmp_path / "last" / name)
+    assert checkpoint.read_state(tmp_path / "best")["best_ap"] == 0.25
+    assert checkpoint.read_state(tmp_path / "last")["best_ap"] == -1  # state.json is not shared
+
+    before = h5_file.read(tmp_path / "best" / "parameters.h5")
+    training.update(1)
+    training.checkpoints.save_last(training.progress)
+    assert_equal(h5_file.read(tmp_path / "best" / "parameters.h5"), before)
+    if save_solver == "last":
+        with pytest.raises(PointDetError, match="best has no state of the solver; .*train.save_solver=all"):
+            training.checkpoints.load(tmp_path / "best", training.progress)
+    else:
+        training.checkpoints.load(tmp_path / "best", training.progress)
+
+
+def test_a_file_system_without_hard_links(tmp_path, data, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    training = Training(tmp_path, tiny.model(tiny.config(data)))
+    training.checkpoints.save_last(training.progress)
+    training.checkpoints.copy_last("best", training.progress)
+    assert_equal(*(h5_file.read(tmp_path / name / "parameters.h5") for name in ("best", "last")))
+
+
+def test_old_checkpoints_are_removed(tmp_path, data):
+    config = tiny.config(data, "train.save_intervals=2", "train.keep_checkpoints=2")
+    training = Training(tmp_path, tiny.model(config))
+    for epoch in range(1, 13):
+        training.progress.epoch, training.progress.step = epoch, 4 * epoch
+        training.checkpoints.save_last(training.progress)
+        for _ in range(2):  # the second call has no effect
+            training.checkpoints.keep_epoch(training.progress)
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "epoch_0010", "epoch_0012"}
+
+
+def test_an_epoch_is_not_made_from_a_later_checkpoint(tmp_path, data):
+    """A run that continues from an older checkpoint still has a `last` of later."""
+    training = Training(tmp_path, tiny.model(tiny.config(data, "train.save_intervals=2")))
+    training.progress.epoch, training.progress.step = 3, 12
+    training.checkpoints.save_last(training.progress)
+    training.progress.epoch, training.progress.step = 2, 8
+    training.checkpoints.keep_epoch(training.progress)
+    assert {path.name for path in tmp_path.iterdir()} == {"last"}
 
 
 def test_a_checkpoint_of_another_training_is_an_error(tmp_path, data):
     run(tmp_path / "run", tiny.model(tiny.config(data, "train.num_epochs=1")))
     cases = [
-        (("train.batch_size=4",), tiny.CLASS_NAMES, "counts 4 steps per epoch, this run 2; resume with"),
-        (("train.accumulate=2",), tiny.CLASS_NAMES, "counts 4 steps per epoch, this run 2"),
         ((), (*tiny.CLASS_NAMES[1:], "circle"), "trained for other classes than those of the data"),
         (("model.width=0.25",), tiny.CLASS_NAMES, "parameters.h5 does not fit this network"),
     ]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training runs: overflow, divergence, the best checkpoint, signals."""
 
+import logging
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -11,6 +13,7 @@ import tiny
 from runs import assert_equal, column, journal, run
 
 from pointdet.errors import PointDetError
+from pointdet.inference.predictor import Predictor
 from pointdet.weights import checkpoint, h5_file
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -186,11 +189,61 @@ def test_a_signal_in_the_last_step_of_an_epoch(tmp_path, data):
     assert [row["step"] for row in journal(tmp_path / "run") if row["total"]] == list("12345678")
 
 
-def test_a_second_interrupt_ends_the_run_at_once(tmp_path, data):
-    def signalled(step, batch):
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+VALIDATED = (tiny.VALIDATION, "train.val_intervals=1", "test.batch_size=1")
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", tiny.model(tiny.config(data)), signalled)
+
+def test_a_signal_during_the_validation(tmp_path, data, monkeypatch):
+    """The epoch is saved before it. The validation stops after the next image; the resumed run validates."""
+    detect, images = Predictor.detect, []
+
+    def signalled(self, prepared):
+        images.append(prepared)
+        if len(images) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return detect(self, prepared)
+
+    config = tiny.config(data, *VALIDATED, "train.num_epochs=1")
+    monkeypatch.setattr(Predictor, "detect", signalled)
+    model = tiny.model(config)
+    assert not run(tmp_path / "run", model)
+    assert len(images) == 2  # of four
+    folder = tmp_path / "run" / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"last"}
+    assert_equal(h5_file.read(folder / "last" / "parameters.h5"), tiny.parameters(model))
+    state = checkpoint.read_state(folder / "last")
+    assert (state["epoch"], state["update"], state["validation_due"]) == (1, 0, True)
+
+    resumed = tiny.model(config)
+    assert run(tmp_path / "run", resumed, resume=True)
+    assert [row["step"] for row in journal(tmp_path / "run") if row["AP"]] == ["4"]
+    assert len(images) == 2 + 4
+    assert {path.name for path in folder.iterdir()} == {"last", "best"}
+    assert not checkpoint.read_state(folder / "last")["validation_due"]
+    assert_equal(h5_file.read(folder / "best" / "parameters.h5"), tiny.parameters(model))
+
+
+def no_space(*_):
+    raise PointDetError("cannot write metrics.json (No space left on device)")
+
+
+@pytest.mark.parametrize("after", ["stop", "continue"])
+def test_a_validation_that_fails(tmp_path, data, monkeypatch, caplog, after):
+    """The trained epoch is whole in both cases."""
+    monkeypatch.setattr(logging.getLogger("pointdet"), "propagate", True)
+    monkeypatch.setattr("pointdet.training.validation.write_metrics", no_space)
+    config = tiny.config(data, *VALIDATED, f"train.failed_validation={after}")
+    model = tiny.model(config)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    sentence = r"the validation of epoch 1 failed \(cannot write metrics.json \(No space left on device\)\)"
+    if after == "stop":
+        with pytest.raises(PointDetError, match=f"{sentence}; the epoch is saved: .* --resume"):
+            run(tmp_path / "run", model)
+        assert checkpoint.read_state(last)["validation_due"]
+        monkeypatch.undo()
+        assert run(tmp_path / "run", tiny.model(config), resume=True)
+        assert [row["step"] for row in journal(tmp_path / "run") if row["AP"]] == ["4", "8"]
+    else:
+        assert run(tmp_path / "run", model)
+        assert re.search(f"{sentence}; the training goes on", caplog.text)
+        assert checkpoint.read_state(last)["best_ap"] == -1
+    assert (checkpoint.read_state(last)["epoch"], checkpoint.read_state(last)["validation_due"]) == (2, False)

@@ -20,15 +20,15 @@ from pointdet.weights import h5_file
 
 @pytest.mark.parametrize("decay", [0.5, 0.0])
 def test_the_average_is_evaluated_if_there_is_one(tmp_path, data, decay):
-    model = tiny.model(tiny.config(data, tiny.VALIDATION))
+    model = tiny.model(tiny.config(data, tiny.VALIDATION, "train.save_detections=true"))
     dataset = read_dataset(model.config.dataset, "val", model.class_names)
     parameters = model.detector.parameters()
     average = MovingAverage(parameters, decay, in_blocks=True)
     first = evaluate(Predictor.of(model), dataset, model.runtime.ranks)
     parameters["hm_final/conv/b"].d = parameters["hm_final/conv/b"].d - 1
     second = evaluate(Predictor.of(model), dataset, model.runtime.ranks)
-    rows, progress = RecordingJournal(), Progress(4, "coco", epoch=3)
-    ap = Validation(model, dataset, average, tmp_path).run(progress, rows)
+    rows, progress = RecordingJournal(), Progress(4, "coco", epoch=3, step=12)
+    ap = Validation(model, dataset, average, tmp_path).run(progress, rows, lambda: False)
 
     scores = [entry["score"] for entry in json.loads((tmp_path / "evaluation/detections.json").read_text())]
     expected = first if decay else second  # the average was not updated: it has the first parameters
@@ -56,7 +56,7 @@ def test_validation_does_not_change_the_training(tmp_path, data):
     assert [row["step"] for row in rows if row["total"]] == [str(step) for step in range(1, 13)]
     metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert metrics["images"] == 4 and metrics["dataset"] == "shapes_val"
-    assert (tmp_path / "run" / "evaluation" / "detections.json").is_file()
+    assert not (tmp_path / "run" / "evaluation" / "detections.json").exists()  # only with save_detections
     folder = tmp_path / "run" / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"last", "best", "epoch_0002"}
     assert not (tmp_path / "plain" / "checkpoints" / "best").exists()

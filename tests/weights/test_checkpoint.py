@@ -162,3 +162,64 @@ def test_folder_that_is_no_checkpoint(tmp_path, text, words):
         Path(tmp_path, "state.json").write_text(text)
     with pytest.raises(PointDetError, match=words):
         checkpoint.read_state(tmp_path)
+
+
+STATE = {
+    "weights": "parameters.h5",
+    "class_names": ["cat"],
+    "config": {"dataset": {}},
+    "epoch": 1,
+    "update": 2,
+    "updates_per_epoch": 3,
+    "ranks": 1,
+    "best_ap": None,
+    "loss_scale": {"value": 1.0, "good_steps": 0, "skipped_steps": 0, "skips_in_a_row": 0},
+}
+
+
+@pytest.mark.parametrize("key", STATE)
+def test_a_missing_key(tmp_path, key):
+    checkpoint.save(tmp_path / "last", {k: v for k, v in STATE.items() if k != key}, write_files(1))
+    with pytest.raises(PointDetError, match=f"state.json has no '{key}'; take another checkpoint of the run"):
+        checkpoint.read_state(tmp_path / "last", checkpoint.TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("weights", value)
+            for value in ("../x.h5", "/etc/x.h5", "a/b.h5", "a\\b.h5", "", "..", "a\0", 3, None)
+        ),
+        *(
+            ("class_names", value)
+            for value in ([], ["a", "a"], ["a", 1], [["a"]], [""], "cat", None, {"a": 1})
+        ),
+        *(("config", value) for value in ([], None, "text")),
+        *(("epoch", value) for value in (-1, 1.5, True, None, 10**30, [], float("nan"))),
+        *(("updates_per_epoch", value) for value in (-1, "3")),
+        *(("step", value) for value in (-1, "3", None)),
+        *(("validation_due", value) for value in (0, "no", None)),
+        *(("best_ap", value) for value in ("0.5", [], 10**400)),
+        *(("loss_scale", value) for value in ({}, None, {"update": 5}, STATE["loss_scale"] | {"value": "1"})),
+    ],
+)
+def test_a_value_of_another_kind(tmp_path, key, value):
+    checkpoint.save(tmp_path / "last", STATE | {key: value}, write_files(1))
+    with pytest.raises(
+        PointDetError, match=f"state.json: '{key}' is not .*; take another checkpoint of the run"
+    ):
+        checkpoint.read_state(tmp_path / "last")
+    assert checkpoint.by_iteration(tmp_path) == []  # it does not block the other checkpoints
+
+
+def test_a_whole_state(tmp_path):
+    for best in (None, 0.5, float("nan")):
+        checkpoint.save(tmp_path / "last", STATE | {"best_ap": best}, write_files(1))
+        assert checkpoint.read_state(tmp_path / "last", checkpoint.TRAINING)["class_names"] == ["cat"]
+
+
+def test_deep_nesting(tmp_path):
+    (tmp_path / "state.json").write_text("[" * 100_000)
+    with pytest.raises(PointDetError, match="state.json is broken"):
+        checkpoint.read_state(tmp_path)

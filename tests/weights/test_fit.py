@@ -155,3 +155,14 @@ def test_detectors_do_not_share_parameters():
     one, other = randomised(build(), 0), randomised(build(), 1)
     assert not np.array_equal(values(one)["conv1/conv/W"], values(other)["conv1/conv/W"])
     assert not nn.get_parameters()
+
+
+@pytest.mark.parametrize("name", [BIAS, "conv1/conv/W"])
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3)])
+def test_arrays_with_another_number_of_axes_do_not_fit(name, shape):
+    detector = build(num_classes=2)
+    arrays = values(detector) | {name: np.zeros(shape, np.float32)}
+    with pytest.raises(
+        PointDetError, match="x.h5 (does not fit this network in 1 parameters|was trained for 3 classes)"
+    ):
+        fit_all(arrays, detector.parameters(), False, BIAS, "x.h5")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NNabla and PointDet read each other's .h5 files; broken files are refused."""
 
+import h5py
 import nnabla as nn
 import numpy as np
 import pytest
@@ -51,3 +52,83 @@ def test_missing_empty_and_broken_files(tmp_path):
         with pytest.raises(PointDetError, match="x.h5 is not a whole .h5 file") as raised:
             h5_file.read(path)
         assert "\n" not in str(raised.value)
+
+
+def external(file):
+    file.create_dataset("a/W", (4,), "f4", external=[("secret", 0, 16)])
+
+
+def external_link(file):
+    file["a/W"] = h5py.ExternalLink("other.h5", "/x")
+
+
+def soft_link(file):
+    file["a/W"] = h5py.SoftLink("/b")
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
+    file.create_virtual_dataset("a/W", layout)
+
+
+def terabytes(file):
+    file.create_dataset("a/W", (10**6, 10**6), "f4", chunks=(1000, 1000), compression="gzip")
+
+
+def never_written(file):
+    file.create_dataset("a/W", (10**6, 10**6), "f4")
+
+
+def text(file):
+    file["a/W"] = "text"
+
+
+def compound(file):
+    file["a/W"] = np.zeros(3, [("x", "f4"), ("y", "i4")])
+
+
+def no_values(file):
+    file["a/W"] = h5py.Empty("f4")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (external, "the values of a/W of .*x.h5 are in other files"),
+        (virtual, "the values of a/W of .*x.h5 are in other files"),
+        (external_link, "x.h5 holds no parameters"),
+        (soft_link, "x.h5 holds no parameters"),
+        (terabytes, "a/W of .*x.h5 is 3,814,697 MiB, more than the file"),
+        (never_written, "a/W of .*x.h5 is 3,814,697 MiB, more than the file"),
+        (text, "a/W of .*x.h5 is text or other data instead of numbers"),
+        (compound, "a/W of .*x.h5 is text or other data instead of numbers"),
+        (no_values, "a/W of .*x.h5 is text or other data instead of numbers"),
+    ],
+)
+def test_hostile_files(tmp_path, make, message):
+    (tmp_path / "secret").write_bytes(b"sixteen letters.")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.ones(4, np.float32)
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        make(file)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(PointDetError, match=message):
+        h5_file.read(path)
+
+
+def test_compressed_values_and_an_index_that_is_text(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("b", "a"):
+            file.create_dataset(name, data=np.ones((50, 50)), chunks=True, compression="gzip", shuffle=True)
+            file[name].attrs["index"] = "text"
+    assert list(h5_file.read(path)) == ["a", "b"]
+
+
+def test_more_than_the_memory(tmp_path, monkeypatch):
+    h5_file.write(tmp_path / "x.h5", {"a/W": (np.zeros((50, 50), np.float32), True)})
+    monkeypatch.setattr("pointdet.available_memory.available_bytes", lambda: 9999)
+    with pytest.raises(PointDetError, match=r"reading .*x.h5 needs 1 MiB, but 1 MiB of memory are available"):
+        h5_file.read(tmp_path / "x.h5")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pointdet.config.section import NotNegative, Positive, Section
+from pointdet.config.section import Keypoints, NotNegative, Objects, Section
 
 
 class CtDetConfig(Section):
@@ -15,7 +15,7 @@ class CtDetConfig(Section):
 
     name: Literal["ctdet"] = "ctdet"
     """Selects the detector."""
-    max_objects: Positive = 128
+    max_objects: Objects = 128
     """Maximum number of training objects per image; further objects are left out, with a warning."""
     radius: Literal["published", "iou"] = "published"
     """Radius of the Gaussian targets. ``iou``: boxes whose corners are off by up to the radius keep an IoU of
@@ -37,7 +37,7 @@ class CtDetConfig(Section):
 class CornerDetectorConfig(Section):
     """The keys that CornerNet and keypoint triplets share."""
 
-    max_objects: Positive = 128
+    max_objects: Objects = 128
     """Maximum number of training objects per image; further objects are left out, with a warning."""
     radius: Literal["published", "iou"] = "iou"
     """Radius of the Gaussian targets. ``iou``: boxes whose corners are off by up to the radius keep an IoU of
@@ -54,9 +54,9 @@ class CornerDetectorConfig(Section):
     """Reduction of the pull and push losses. ``mean``: the mean over images, which does not depend on the
     batch size and the number of ranks. ``published``: the sum over the images of each forward pass; the
     published weights for it are 0.1, with 5 images per pass."""
-    top_k: Positive = 100
+    top_k: Keypoints = 100
     """Number of top-left corners, and of bottom-right corners, that are paired; over all classes together."""
-    candidates: Positive = 1000
+    candidates: Objects = 1000
     """Number of corner pairs kept before soft-NMS, per test scale and separately for the mirror image; at
     least test.max_detections."""
     tag_distance: NotNegative = 0.5
@@ -94,7 +94,7 @@ class TripletConfig(CornerDetectorConfig):
     """Weight of the pull loss."""
     push_weight: NotNegative = 0.6
     """Weight of the push loss."""
-    top_k: Positive = 70
+    top_k: Keypoints = 70
     """Number of keypoints of each kind (two kinds of corners, centres), over all classes together."""
     published: bool = False
     """Reproduce the results of the published code of keypoint triplets, with its errors: those of CornerNet,

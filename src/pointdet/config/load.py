@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pointdet.config.schema import Config
+from pointdet.config.yaml_text import MAX_LENGTH, YamlFault, parse
 from pointdet.errors import PointDetError
 
 
@@ -23,23 +24,23 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            values, numbers = parse(file.read(MAX_LENGTH + 1))
     except OSError as error:
         raise PointDetError(
             f"cannot read the config {path}: {error.strerror}; give an existing YAML file"
         ) from None
     except UnicodeDecodeError:
         raise PointDetError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PointDetError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except YamlFault as fault:
+        if fault.line is not None:
+            raise PointDetError(f"{path.name}, line {fault.line}: {fault}") from None
+        raise PointDetError(f"{path} is not valid YAML: {fault}") from None
     if not isinstance(values, dict):
         raise PointDetError(
             f"{path} contains no settings; it must be a mapping of sections such as `dataset:`"
         )
-    lines = _lines(node, path.name)
+    lines = {key: f"line {number}" for key, number in numbers.items()}
     for override in overrides:
         _apply(values, override, lines)
     return validate(values, str(path), lines)
@@ -81,28 +82,12 @@ def _apply(values: dict[str, Any], override: str, lines: dict[tuple[str, ...], s
         if not isinstance(section, dict):
             raise PointDetError(f"--set {override!r}: {name} is a value, not a section")
     try:
-        section[path[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise PointDetError(f"--set {override!r}: the value is not valid YAML") from None
+        section[path[-1]], _ = parse(text)
+    except YamlFault as fault:
+        raise PointDetError(f"--set {override!r}: the value is not valid YAML ({fault})") from None
     for length in range(1, len(path) + 1):
         lines.setdefault(path[:length], f"--set {override}")
     lines[path] = f"--set {override}"
-
-
-def _lines(node: yaml.Node | None, source: str, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
-    """Key path -> "line N" for every key of the YAML text. Errors: PointDetError for a duplicate key."""
-    found: dict[tuple[str, ...], str] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            if here in found:
-                raise PointDetError(
-                    f"{source}, line {key.start_mark.line + 1}: the key {'.'.join(here)} occurs twice; "
-                    "remove one"
-                )
-            found[here] = f"line {key.start_mark.line + 1}"
-            found.update(_lines(value, source, here))
-    return found
 
 
 def _message(error: ValidationError, source: str, lines: dict[tuple[str, ...], str]) -> str:

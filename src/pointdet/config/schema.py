@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every YAML key: type, bounds, default and meaning. Unknown keys are errors.
 
-The keys of the section `detector` are in `config/detectors.py`.
+The keys of the section `detector` are in `config/detectors.py`, those of `train` and `mixed_precision` in
+`config/training.py`, and the bounds of numbers in `config/section.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pointdet.config.detectors import CornerDetectorConfig, CornerNetConfig, CtDetConfig, TripletConfig
-from pointdet.config.section import Fraction, NotNegative, Positive, Section
+from pointdet.config.section import (
+    Channels,
+    Colour,
+    Fraction,
+    NotNegative,
+    Objects,
+    Positive,
+    Scale,
+    Section,
+    Side,
+)
+from pointdet.config.training import LearningRateConfig, MixedPrecisionConfig, TrainConfig
 
 __all__ = [
     "AugmentConfig",
@@ -73,7 +85,7 @@ class ModelConfig(Section):
 
     arch: Literal["resnet", "resdcn", "dlav0", "dla", "hourglass", "hrnet"] = "resnet"
     """Backbone. resdcn, dla: resnet and dlav0 with deformable convolutions and the same ImageNet weights."""
-    num_layers: int = 18
+    num_layers: Positive = 18
     """Depth of the backbone. resnet, resdcn: 18, 34, 50, 101 or 152; dlav0, dla: 34; hourglass: 52 (one
     stack) or 104 (two stacks); hrnet: 18, 32 or 48, the number of channels of its highest-resolution
     branch."""
@@ -85,9 +97,9 @@ class ModelConfig(Section):
     """hrnet: residual units of every branch of a module; fewer than 4 for small machines."""
     width: float = Field(default=1.0, gt=0.0, le=2.0)
     """Channel multiplier of backbone and upsampling. Other than 1, channels are rounded to multiples of 8."""
-    head_channels: Positive = 64
+    head_channels: Channels = 64
     """Channels of the 3x3 convolution at the start of every head branch."""
-    feature_channels: Positive | None = None
+    feature_channels: Channels | None = None
     """Output channels of an additional 3x3 convolution after the backbone; corner and centre pooling use this
     number too. null: no such convolution, and pooling uses head_channels."""
     pretrained_model_dir: str | None = None
@@ -112,13 +124,13 @@ class ModelConfig(Section):
 class InputConfig(Section):
     """The input of the network."""
 
-    height: Positive = 512
+    height: Side = 512
     """Pixels, a multiple of 32. hourglass: a multiple of 4 x 2^hourglass_levels (128), or up to 3 less."""
-    width: Positive = 512
+    width: Side = 512
     """Pixels, as for height."""
-    mean: tuple[float, float, float] = (0.40789654, 0.44719302, 0.47026115)
+    mean: tuple[Colour, Colour, Colour] = (0.40789654, 0.44719302, 0.47026115)
     """Mean of each channel, in the order of colour_order, for pixel values in [0, 1]. Default: COCO, BGR."""
-    std: tuple[float, float, float] = (0.28863828, 0.27408164, 0.27809835)
+    std: tuple[Colour, Colour, Colour] = (0.28863828, 0.27408164, 0.27809835)
     """Standard deviation of each channel, as for mean."""
     colour_order: Literal["bgr", "rgb"] = "bgr"
     """Channel order of the network's input. The code published with the papers trains on BGR."""
@@ -137,9 +149,7 @@ class AugmentConfig(Section):
     """Probability of a horizontal flip."""
     crop: bool = True
     """Random crop: size from crop_scales, centre not near the border. false: random shift and scale."""
-    crop_scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        default=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1
-    )
+    crop_scales: tuple[Scale, ...] = Field(default=(0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), min_length=1)
     """Sizes of the crop, as factors; each crop uses one of them at random."""
     crop_window: Literal["image", "input"] = "image"
     """What crop_scales multiply. ``image``: the longer side of the image, so a crop shows the same share of
@@ -156,83 +166,15 @@ class AugmentConfig(Section):
     """Standard deviation of the PCA lighting noise (Krizhevsky et al., 2012)."""
 
 
-class LearningRateConfig(Section):
-    """The learning rate schedule."""
-
-    base_lr: float = Field(default=5e-4, gt=0.0)
-    """Learning rate after the warm-up, for the whole batch of an update (all ranks and forward passes)."""
-    scheduler_type: Literal["cosine", "step"] = "cosine"
-    """Schedule after the warm-up. ``cosine``: half a cosine, down to 0 at the end. ``step``: see lr_steps."""
-    warmup_epochs: NotNegative = 5.0
-    """Length of the linear warm-up, which changes the rate at every update; may be a fraction."""
-    lr_steps: tuple[Positive, ...] = (90, 120)
-    """step: epochs after which the learning rate is multiplied by decay_rate."""
-    decay_rate: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """step: factor of the learning rate at each of lr_steps."""
-
-    @model_validator(mode="after")
-    def _check(self) -> LearningRateConfig:
-        if list(self.lr_steps) != sorted(set(self.lr_steps)):
-            raise ValueError("lr_steps must be strictly increasing")
-        return self
-
-
-class TrainConfig(Section):
-    """The training."""
-
-    num_epochs: Positive = 140
-    """Number of epochs."""
-    batch_size: Positive = 32
-    """Images per rank and forward pass."""
-    accumulate: Positive = 1
-    """Forward passes per update (gradient accumulation); their images count as one batch."""
-    recompute: bool = False
-    """Gradient checkpointing: keep only the outputs of residual units and recompute the rest in the backward
-    pass. Uses less memory and more time; the results are the same."""
-    learning_rate: LearningRateConfig = LearningRateConfig()
-    """The learning rate schedule."""
-    weight_decay: NotNegative = 0.0
-    """Factor of the parameters that is added to their gradients (L2 regularisation). 0 is off."""
-    clip_grad_norm: NotNegative = 0.0
-    """Maximum L2 norm of all gradients together. 0 is off."""
-    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Decay of the exponential moving average (EMA) of the weights, which evaluation and export use. 0 is
-    off. The initial weights no longer matter after about 5 / (1 - ema_decay) updates."""
-    seed: int = Field(default=317, ge=0, lt=2**31)
-    """Random seed of weight initialisation, image order and augmentation."""
-    workers: int = Field(default=2, ge=0)
-    """Data loading processes per rank. 0: the training process loads the data."""
-    val_intervals: Positive = 5
-    """Epochs between validations. The last epoch is always validated."""
-    save_intervals: int = Field(default=0, ge=0)
-    """Epochs between permanent checkpoints, in addition to `last` and `best`. 0: none."""
-    save_minutes: NotNegative = 30.0
-    """Minutes after which `last` is also written during an epoch. 0: only at the end of every epoch."""
-    log_intervals: Positive = 20
-    """Updates between two lines of the log."""
-
-
-class MixedPrecisionConfig(Section):
-    """Numeric precision and memory layout."""
-
-    mixed_precision: bool = False
-    """Compute the network in half precision. Parameters, solver and losses remain float32."""
-    channel_last: bool = False
-    """NHWC memory layout instead of NCHW."""
-    loss_scaling: float = Field(default=65536.0, ge=1.0)
-    """Loss scale: the initial value if it is dynamic, or else a constant. Only used with mixed_precision."""
-    use_dynamic_loss_scaling: bool = True
-    """Halve the scale and skip the update on overflow; double it after loss_scaling_interval good updates."""
-    loss_scaling_interval: Positive = 2000
-    """Good updates (without overflow) before the dynamic loss scale is doubled."""
-
-
 class RuntimeConfig(Section):
     """Settings of the machine. Programs that load a checkpoint use those of --set, not its own."""
 
     cpu_kernels: Literal["auto", "nnabla", "blas", "onednn"] = "auto"
     """Library that computes float32 layers on the CPU: NNabla, NumPy's BLAS or oneDNN. ``auto``: oneDNN if it
     is installed, or else BLAS."""
+    communication_timeout: NotNegative = 600.0
+    """Seconds that a rank waits for the others in one exchange before the program ends. More than the longest
+    work of a single rank, such as computing the AP or writing a checkpoint. 0: no limit."""
 
 
 class TestConfig(Section):
@@ -245,11 +187,11 @@ class TestConfig(Section):
     """Pad each image to a size that is valid for the backbone, instead of scaling it to the input size."""
     flip: bool = False
     """Also use the mirror image: ctdet averages the maps of both, corner detectors join the boxes."""
-    scales: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=(1.0,), min_length=1)
+    scales: tuple[Scale, ...] = Field(default=(1.0,), min_length=1)
     """Test scales. Detections of several scales are merged by soft-NMS."""
     soft_nms: bool = False
     """ctdet: apply soft-NMS also with a single test scale."""
-    max_detections: Positive = 100
+    max_detections: Objects = 100
     """Maximum number of detections per image; ctdet reads as many peaks per scale."""
     vis_thresh: Fraction = 0.3
     """Minimum score of the detections that are drawn."""

@@ -23,7 +23,7 @@ def export_pytorch(folder: Path, path: Path) -> Arrays:
     """
     if path.exists():
         raise PointDetError(f"{path} exists; give another name or remove it")
-    state = checkpoint.read_state(folder)
+    state = checkpoint.read_state(folder, checkpoint.MODEL)
     config = validate(state["config"], f"{folder}/state.json")
     arrays = fit.converted(h5_file.read(folder / state["weights"]), channel_last=False)
     arrays = fit.with_input_channels(arrays, 3, channel_last=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pointdet.arrays import BoolArray
 from pointdet.data.images import ImageFault, read_image
-from pointdet.errors import first_few
+from pointdet.errors import first_few, visible
 from pointdet.structures import Dataset, Record
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels^2, upper bounds of COCO's size classes
@@ -94,7 +94,7 @@ def check_dataset(dataset: Dataset) -> Report:
     def count(chosen: BoolArray, name: str) -> ClassCounts:
         area = areas[chosen]
         return ClassCounts(
-            name=name,
+            name=visible(name),
             images=len(np.unique(images[chosen])),
             objects=int(chosen.sum()),
             ignored=int(ignore[chosen].sum()),
@@ -124,5 +124,5 @@ def _fault(record: Record) -> str | None:
     try:
         read_image(record.image_path, record.height, record.width)
     except ImageFault as fault:
-        return str(fault)
+        return visible(str(fault))
     return None

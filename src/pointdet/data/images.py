@@ -3,16 +3,32 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
+import stat
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from pointdet.arrays import UInt8Array
+from pointdet.data import image_header
+from pointdet.data.image_header import HeaderFault
+from pointdet.data.library_output import without_library_output
 
-EXIF_ORIENTATION = 0x0112
-EXIF_QUARTER_TURNS = (5, 6, 7, 8)  # values of this tag that swap height and width
+PAUSES = (0.2, 1.0, 4.0)  # seconds between the attempts to read a file
+PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ENOLINK,
+    errno.EREMOTEIO,
+}
+MAX_SIDE = 32766  # pixels; OpenCV's warpAffine, which makes the network's input, takes no longer sides
 
 
 class ImageFault(Exception):
@@ -41,17 +57,15 @@ def read_image(
 
     Errors: ImageFault if the file is missing, empty, truncated, not an image, or of another size.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageFault(f"{path} cannot be read: {error.strerror or error}") from None
+    data = _read(path)
+    _check(path, data)
     image = _decode(path, data, REDUCED[reduction])
     if height is None or width is None:
         return image
     wanted = (height // reduction, width // reduction)
     # The decoder rounds sides up, so check the full size: a slightly smaller image gives the same reduced
     # size.
-    if reduction == 1 or sorted(read_size(path)) == sorted((height, width)):
+    if reduction == 1 or sorted(image_header.size(data)) == sorted((height, width)):
         if image.shape[:2] == wanted:
             return image
         stored = _decode(path, data, REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -68,22 +82,63 @@ def read_image(
 def read_size(path: str | Path) -> tuple[int, int]:
     """Height and width after EXIF orientation, read from the file's header only. Errors: ImageFault."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
-    except UnidentifiedImageError:
+        with (
+            open(path, "rb", opener=_opener) as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return image_header.turned_size(data)
+    except (HeaderFault, ValueError):  # ValueError: mmap of an empty file
         raise ImageFault(f"{path} is not an image that can be decoded") from None
     except OSError as error:
         raise ImageFault(f"{path} cannot be read: {error.strerror or error}") from None
-    return (width, height) if turned else (height, width)
 
 
-def _decode(path: str | Path, data: UInt8Array, flags: int) -> UInt8Array:
+def _read(path: str | Path) -> bytes:
+    """The content of a file. An error that network storage can have for a moment is tried again."""
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            with open(path, "rb", opener=_opener) as file:
+                return file.read()
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+            passing = isinstance(error, OSError) and error.errno in PASSING
+            if not passing or (pause := next(pauses, None)) is None:
+                reason = getattr(error, "strerror", None) or error
+                raise ImageFault(f"{path} cannot be read: {reason}") from None
+            time.sleep(pause)
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open a file, but not a pipe or device, which may never end. Opening a pipe would wait for its writer."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is not a file")
+    return descriptor
+
+
+def _check(path: str | Path, data: bytes) -> None:
+    """Errors: ImageFault if the header is damaged, or asks for too much memory."""
+    try:
+        excess = image_header.excess(data)
+    except HeaderFault:
+        raise ImageFault(f"{path} is truncated or not an image that can be decoded") from None
+    if excess is not None:
+        raise ImageFault(f"{path} {excess}; replace it")
+
+
+def _decode(path: str | Path, data: bytes, flags: int) -> UInt8Array:
     # Not cv2.imread: it fills the missing part of a truncated JPEG with grey without an error.
     try:
-        image = cv2.imdecode(data, flags)
-    except cv2.error:  # an empty file, or more than OpenCV's limit of 2^30 pixels
+        with without_library_output():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # a damaged file, or more than OpenCV's limit of 2^30 pixels
         image = None
     if image is None:
         raise ImageFault(f"{path} is truncated or not an image that can be decoded")
+    if max(image.shape[:2]) > MAX_SIDE:
+        raise ImageFault(
+            f"{path} is {image.shape[0]} x {image.shape[1]} pixels (height x width), but OpenCV transforms only images "
+            f"with sides of up to {MAX_SIDE}; cut it into parts"
+        )
     return np.asarray(image, np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
+from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Literal, final
 
@@ -15,7 +16,6 @@ from pointdet.codec import Encoder
 from pointdet.config.schema import InputConfig
 from pointdet.data.augment import Augmenter
 from pointdet.data.batch_builder import BatchBuilder, BatchReport, PackedDataset
-from pointdet.data.records import warn
 from pointdet.data.ring_buffer import RingBuffer
 from pointdet.data.sampler import Sampler
 from pointdet.data.worker_pool import MultiProcessPool, SingleProcessPool, WorkerPool
@@ -108,7 +108,26 @@ class Loader:
             slot = iteration % self._buffer.slots
             self._handle(self._pool.collect(slot))
             yield self._buffer.batches[slot]
-        self._warn_of_overflow(epoch)
+
+    @property
+    def faults(self) -> frozenset[int]:
+        """The unusable images that this rank has found, by their index in the dataset."""
+        return frozenset(self._faults)
+
+    def check_faults(self, faults: AbstractSet[int]) -> None:
+        """Check the unusable images of all ranks. Errors: PointDetError if they are too many."""
+        if len(faults) > max(MAX_FAULTS, MAX_FAULT_SHARE * len(self._paths)):
+            raise PointDetError(
+                f"{len(faults)} of {len(self._paths)} images cannot be used (see the warnings above); "
+                "correct the dataset; main.py --check-data lists all of them"
+            )
+
+    def take_overflow(self) -> dict[str, int]:
+        """Images of this rank with more objects than detector.max_objects since the last call: path, and the
+        number of objects that were left out."""
+        taken = {self._paths[index]: count for index, count in self._overflow.items()}
+        self._overflow.clear()
+        return taken
 
     def close(self) -> None:
         """End the workers. Arrays that are still in use stay valid."""
@@ -132,16 +151,7 @@ class Loader:
                 if index not in self._faults:
                     self._faults.add(index)
                     logger.warning("%s; another image replaces it", fault)
-        if len(self._faults) > max(MAX_FAULTS, MAX_FAULT_SHARE * len(self._paths)):
-            raise PointDetError(
-                f"{len(self._faults)} of {len(self._paths)} images cannot be used (see the warnings above); "
-                "correct the dataset; main.py --check-data lists all of them"
-            )
-
-    def _warn_of_overflow(self, epoch: int) -> None:
-        what = f"objects of epoch {epoch} were left out: more in one image than detector.max_objects"
-        warn(sum(self._overflow.values()), what, [self._paths[index] for index in self._overflow])
-        self._overflow.clear()
+        self.check_faults(self._faults)
 
 
 def _layout(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.arrays import Batch
+from pointdet.available_memory import require
 from pointdet.errors import PointDetError
 
 Layout = Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]]  # name -> shape and dtype of one batch's array
@@ -60,6 +61,12 @@ def _attach(layout: Layout, slots: int, descriptor: reduction.DupFd) -> RingBuff
 
 
 def _allocate(size: int) -> int:
+    """A file in memory. Nothing but the machine bounds its size, so compare with the available memory first."""
+    require(
+        size,
+        "the buffer of the loader's batches",
+        "lower train.batch_size, train.accumulate or the input size",
+    )
     descriptor = os.memfd_create("pointdet-batches")
     try:
         os.posix_fallocate(descriptor, 0, size)  # fail here, not with a bus error in the middle of an epoch

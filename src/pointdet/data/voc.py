@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pascal VOC image sets and XML annotations -> Dataset."""
+"""Pascal VOC image sets and XML annotations -> Dataset.
+
+An annotation has at most 16 MiB and declares no entities, because a few lines of them can expand to gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from pointdet.structures import Dataset
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+MAX_BYTES = 1 << 24  # of an annotation; that of VOC with the most objects has 20 KiB
+MAX_SIDE = 2**31  # pixels
 SIMILARITY = 0.75  # difflib ratio: class names at least this similar are regarded as a misspelling
 
 
@@ -167,21 +172,36 @@ def _check_names(names: list[str], found: list[str], split: SplitConfig, selecti
 def _read_xml(folder: _Folder, stem: str) -> _Image:
     path = folder.annotations / f"{stem}.xml"
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(_without_entities(path))
         size = (_size(root, "height"), _size(root, "width"))
         objects = [_object(item) for item in root.iterfind("object")]
     except OSError as error:
         raise PointDetError(
             f"cannot read the annotation {path}: {error.strerror}; add it or correct the image set"
         ) from None
-    except (ElementTree.ParseError, ValueError, OverflowError) as error:
+    # LookupError: an unknown encoding.
+    except (ElementTree.ParseError, ValueError, OverflowError, LookupError) as error:
         raise PointDetError(f"{path} is not a VOC annotation: {error}; correct or replace it") from None
     filename = root.findtext("filename")
     return _Image(folder.image(stem, filename.strip() if filename else None), size, objects)
 
 
+def _without_entities(path: Path) -> bytes:
+    """The content of an annotation. Errors: ValueError if it is too long or declares entities."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
+    if b"<!ENTITY" in content.replace(b"\0", b""):  # UTF-16 has zeros between the letters
+        raise ValueError("it declares entities")
+    return content
+
+
 def _size(root: ElementTree.Element, side: str) -> int:
-    return int(float(root.findtext(f"size/{side}") or 0))
+    size = float(root.findtext(f"size/{side}") or 0)
+    if not abs(size) < MAX_SIDE:
+        raise ValueError(f"its {side} is {size:g} pixels")
+    return int(size)
 
 
 def _object(item: ElementTree.Element) -> _Object:

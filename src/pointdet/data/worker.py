@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import cv2
 
+from pointdet import affinity
 from pointdet.data.batch_builder import BatchBuilder, BatchReport
 from pointdet.data.ring_buffer import RingBuffer
 from pointdet.errors import PointDetError
@@ -27,8 +29,15 @@ class Task:
     indices: list[int]  # images of these rows
 
 
-def run_worker(connection: Connection, buffer: RingBuffer, builder: BatchBuilder) -> None:
-    """Answer tasks until the loader closes its end of the connection or dies."""
+def run_worker(
+    connection: Connection, buffer: RingBuffer, builder: BatchBuilder, processors: frozenset[int]
+) -> None:
+    """Answer tasks until the loader closes its end of the connection or dies.
+
+    `processors`: those on which this process shall run.
+    """
+    if processors != affinity.own():
+        os.sched_setaffinity(0, processors)
     cv2.setNumThreads(1)
     _keep_freed_memory()
     try:

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
+from pointdet import affinity
 from pointdet.data.batch_builder import BatchBuilder, BatchReport
 from pointdet.data.ring_buffer import RingBuffer
 from pointdet.data.worker import Task, run_worker
-from pointdet.errors import PointDetError
+from pointdet.errors import PointDetError, first_few
+from pointdet.stop_request import StopRequest
+
+PATIENCE = 60.0  # seconds
+MAX_NAMED = 4  # images in the message on a worker that hangs
 
 
 class WorkerPool(Protocol):
@@ -52,22 +58,28 @@ class SingleProcessPool:
 class MultiProcessPool:
     """`count` spawned processes; each fills some rows of every batch."""
 
-    def __init__(self, buffer: RingBuffer, builder: BatchBuilder, count: int) -> None:
+    def __init__(
+        self, buffer: RingBuffer, builder: BatchBuilder, count: int, patience: float = PATIENCE
+    ) -> None:
+        """`patience`: seconds without an answer of any worker after which a worker counts as hanging."""
+        self._patience = patience
+        self._paths = builder.dataset.paths
         self._pending = [0] * buffer.slots  # unanswered tasks of each slot
+        self._tasks: dict[Connection, list[Task]] = {}  # unanswered tasks of each worker, the oldest first
         self._reports: list[list[BatchReport]] = [[] for _ in range(buffer.slots)]
         self._workers: dict[Connection, SpawnProcess] = {}
         context = multiprocessing.get_context("spawn")
-        # Children inherit the signal mask. Only this process handles Ctrl-C, a scheduler's SIGTERM and
-        # mpirun's SIGUSR1. A worker ends when this process kills it or when this end of its connection
-        # closes.
+        processors = affinity.for_workers(count, affinity.own(), affinity.of_mpirun(), os.environ)
+        # Children inherit the signal mask. Only this process handles StopRequest.SIGNALS. A worker ends when this
+        # process kills it or when this end of its connection closes.
         resource_tracker.ensure_running()  # otherwise it starts with the first child and unblocks the signals
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, StopRequest.SIGNALS)
         try:
             for number in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=run_worker,
-                    args=(theirs, buffer, builder),
+                    args=(theirs, buffer, builder, processors),
                     name=f"pointdet loader {number}",
                     daemon=True,
                 )
@@ -81,21 +93,26 @@ class MultiProcessPool:
         for number, connection in enumerate(self._workers):
             rows = list(range(number, len(indices), len(self._workers)))
             if rows:
+                task = Task(slot, rows, epoch, [indices[row] for row in rows])
                 try:
-                    connection.send(Task(slot, rows, epoch, [indices[row] for row in rows]))
+                    connection.send(task)
+                    self._tasks.setdefault(connection, []).append(task)
                 except ConnectionError:
                     raise self._worker_died(connection) from None
                 self._pending[slot] += 1
 
     def collect(self, slot: int) -> list[BatchReport]:
         while self._pending[slot]:
-            ready = wait(list(self._workers))
+            ready = wait(list(self._workers), self._patience)
+            if not ready:
+                raise self._worker_hangs()
             for connection in [c for c in self._workers if c in ready]:
                 try:
                     answered, answer = connection.recv()
                 except (EOFError, ConnectionError):
                     raise self._worker_died(connection) from None
                 self._pending[answered] -= 1
+                self._tasks[connection].pop(0)
                 if isinstance(answer, Exception):
                     raise answer
                 self._reports[answered].append(answer)
@@ -110,12 +127,21 @@ class MultiProcessPool:
             process.close()
         self._workers.clear()
 
+    def _worker_hangs(self) -> PointDetError:
+        connection = next(c for c, tasks in self._tasks.items() if tasks)
+        process, (task, *_) = self._workers[connection], self._tasks[connection]
+        images = first_few([self._paths[index] for index in task.indices], MAX_NAMED)
+        return PointDetError(
+            f"the loader process {process.name!r} (pid {process.pid}) has not answered for {self._patience:.0f} s; "
+            f"check the storage of its images: {images}"
+        )
+
     def _worker_died(self, connection: Connection) -> PointDetError:
         process = self._workers[connection]
         process.join()
-        code = process.exitcode or 0
+        name, code = process.name, process.exitcode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return PointDetError(
-            f"a loader process {how}, most often because memory ran out; "
+            f"the loader process {name!r} {how}, most often because memory ran out; "
             "lower train.workers or train.batch_size"
         )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from pointdet.errors import visible
 from pointdet.evaluation.metrics import Metrics, coco_entries
 from pointdet.files import write_text
 from pointdet.structures import Dataset, Detections
@@ -24,7 +25,8 @@ def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
     means = [name for name in metrics if "/" not in name]
     rates = [name for name in means if name.startswith("FD")]
     columns = list(dict.fromkeys(name.split("/")[0] for name in metrics if "/" in name))
-    width = max(len(name) for name in (*dataset.class_names, "class"))
+    shown = {name: visible(name) for name in dataset.class_names}
+    width = max(len(name) for name in (*shown.values(), "class"))
     lines = [
         f"{dataset.name}, {len(dataset)} images: {TITLES[metric]}",
         "",
@@ -36,8 +38,8 @@ def table(dataset: Dataset, metric: str, metrics: Metrics) -> str:
     lines.append(f"{'class':<{width}} " + " ".join(f"{name:>6}" for name in columns))
     for name in dataset.class_names:
         values = " ".join(f"{_percent(metrics[f'{column}/{name}']):>6}" for column in columns)
-        lines.append(f"{name:<{width}} {values}")
-    unmeasured = [name for name in dataset.class_names if math.isnan(metrics[f"AP/{name}"])]
+        lines.append(f"{shown[name]:<{width}} {values}")
+    unmeasured = [shown[name] for name in dataset.class_names if math.isnan(metrics[f"AP/{name}"])]
     if unmeasured:
         lines += ["", f"No ground truth, so excluded from the means: {', '.join(unmeasured)}."]
     return "\n".join(lines)

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 from tqdm import tqdm
 
 from pointdet.data.images import ImageFault, read_image
 from pointdet.errors import first_few
 from pointdet.inference.pipeline import parallel_map
+from pointdet.stop_request import Stopped
 from pointdet.structures import Dataset, Detections, Record
 
 if TYPE_CHECKING:
@@ -23,11 +26,14 @@ READING_THREADS = 4
 MOST_FAULTS_NAMED = 10
 
 
-def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detections]:
+def evaluate(
+    predictor: Predictor, dataset: Dataset, ranks: Ranks, stop: Callable[[], bool] | None = None
+) -> list[Detections]:
     """Detections (boxes_image) of every record, in that order. Every rank returns the same list.
 
     Rank r of n processes the images r, r + n, r + 2 n, ... An image that cannot be read has no detections;
-    rank 0 logs one warning that names these images.
+    rank 0 logs one warning that names these images. `stop` is asked after every test.batch_size images; if it
+    is true on any rank, all ranks raise Stopped.
     """
     batch_size = predictor.test.batch_size
     mine = dataset.records[ranks.rank :: ranks.size]
@@ -56,9 +62,18 @@ def evaluate(predictor: Predictor, dataset: Dataset, ranks: Ranks) -> list[Detec
             batch[index] = prepared
         if len(batch) == batch_size:
             predict_batch()
+        if stop is not None and (index + 1) % batch_size == 0:
+            _stop_together(ranks, stop)
     if batch:
         predict_batch()
+    if stop is not None and len(mine) // batch_size < -(-len(dataset) // ranks.size) // batch_size:
+        _stop_together(ranks, stop)  # the other ranks have one image more, and so one question more
     return _gather(ranks, dataset, found, faults)
+
+
+def _stop_together(ranks: Ranks, stop: Callable[[], bool]) -> None:
+    if ranks.sum(np.array([float(stop())]))[0]:
+        raise Stopped
 
 
 def _gather(ranks: Ranks, dataset: Dataset, found: list[Detections], faults: list[str]) -> list[Detections]:

@@ -16,6 +16,7 @@ from pointdet.files import replacing, write_text
 from pointdet.model.exported import NNP_NETWORK
 from pointdet.model.metadata import Contents
 from pointdet.model.restore import Model
+from pointdet.ops.cpu.process_state import building
 
 
 def write(model: Model, path: Path, batch: int = 1, contents: Contents = "maps") -> None:
@@ -48,7 +49,7 @@ def write(model: Model, path: Path, batch: int = 1, contents: Contents = "maps")
         "output": list(graph.outputs),
     }
     # The reshapes and slices of the graph contain the batch size, so it cannot vary.
-    with replacing(path) as writing, nn.parameter_scope("", scope):
+    with replacing(path) as writing, building, nn.parameter_scope("", scope):
         parameters = nn.get_parameters(grad_only=False)
         description = {"networks": [network], "executors": [executor]}
         save(str(writing), description, variable_batch_size=False, parameters=parameters)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pointdet.errors import PointDetError
 from pointdet.model.exported import OnnxNetwork
 from pointdet.model.restore import Model
+from pointdet.ops.cpu.process_state import building
 
 ENGINES = ("nnabla", "onnxruntime")
 
@@ -32,5 +33,6 @@ def on_engine(model: Model, engine: str) -> Model:
         return model
     from pointdet.export import onnx  # slow to import
 
-    content = onnx.convert(model).SerializeToString()
+    with building:
+        content = onnx.convert(model).SerializeToString()
     return replace(model, engine=OnnxNetwork(Path("the exported network"), content))

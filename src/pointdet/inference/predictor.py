@@ -35,7 +35,10 @@ class Prepared:
 
 
 class Predictor:
-    """Detects objects in images, at one or several scales, with or without the flip test."""
+    """Detects objects in images, at one or several scales, with or without the flip test.
+
+    Several threads may call one predictor or several. NNabla runs one forward pass of a detector at a time.
+    """
 
     def __init__(
         self,
@@ -75,10 +78,13 @@ class Predictor:
         # These modules import NNabla, which the other users of this module do not need.
         from pointdet.inference import engine as engines
         from pointdet.model.restore import restore
+        from pointdet.ops.cpu.process_state import building
         from pointdet.runtime import start
 
         chosen = engines.of(Path(path), engine)
-        return cls.of(engines.on_engine(restore(Path(path), start(device)), chosen))
+        with building:  # NNabla's default context cannot be set while another thread builds a graph
+            runtime = start(device)
+        return cls.of(engines.on_engine(restore(Path(path), runtime), chosen))
 
     @classmethod
     def of(cls, model: Model) -> Predictor:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,9 @@ import cv2
 import numpy as np
 
 from pointdet.arrays import Image
+from pointdet.available_memory import require
 from pointdet.data.images import ImageFault, read_image
+from pointdet.data.library_output import without_library_output
 from pointdet.errors import PointDetError
 from pointdet.inference.pipeline import parallel_map
 
@@ -29,6 +32,8 @@ Frames = Generator["Frame", None, None]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 CAMERA = re.compile(r"webcam|camera:(\d+)")
 READING_THREADS = 4
+FRAME_COPIES = 4  # of a decoded frame that exist at the same time
+VIDEO_DEVICES = 81  # the major number of Linux for /dev/video0 and others
 DEFAULT_RATE = 25.0  # frames per second
 
 logger = logging.getLogger("pointdet")
@@ -65,6 +70,7 @@ def open_source(location: str) -> Source:
     if camera := CAMERA.fullmatch(location):
         return _open_camera(int(camera[1] or 0))
     path = Path(location)
+    _check_kind(path)
     if path.is_dir():
         paths = _image_paths(path)
         return Source(path.name, partial(_folder_frames, path, paths), len(paths))
@@ -76,6 +82,18 @@ def open_source(location: str) -> Source:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return Source(path.stem, partial(_image_frame, path), 1)
     return _open_video(path)
+
+
+def _check_kind(path: Path) -> None:
+    """Errors: PointDetError for a pipe or socket, which could be waited for without end, and for most devices."""
+    if not path.exists():
+        return
+    status = path.stat()
+    is_camera = stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == VIDEO_DEVICES
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or is_camera):
+        raise PointDetError(
+            f"{path} is a pipe, socket or device; give an image, a folder of images, a video or camera:N"
+        )
 
 
 def _image_frame(path: Path) -> Frames:
@@ -130,11 +148,18 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _open_video(path: Path) -> Source:
-    capture = cv2.VideoCapture(str(path))
+    with without_library_output():
+        capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise PointDetError(
             f"{path} is neither an image nor a video that OpenCV can read; convert it to mp4 or jpg"
         )
+    height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    require(
+        FRAME_COPIES * 3 * max(height, 0) * max(width, 0),
+        f"a frame of {path}",
+        "convert it to a smaller size",
+    )
     rate, count = _rate(capture), max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
     return Source(path.stem, partial(_video_frames, path, capture, rate, count), count, rate, sound=path)
 
@@ -151,7 +176,7 @@ def _video_frames(path: Path, capture: cv2.VideoCapture, rate: float, count: int
 
 
 def _open_camera(index: int) -> Source:
-    with _silent_opencv():
+    with without_library_output():
         capture = cv2.VideoCapture(index)
     if not capture.isOpened():
         raise PointDetError(
@@ -174,7 +199,8 @@ def _camera_frames(index: int, capture: cv2.VideoCapture) -> Frames:
 def _captured(capture: cv2.VideoCapture) -> Iterator[Image]:
     try:
         while True:
-            read, image = capture.read()
+            with without_library_output():
+                read, image = capture.read()
             if not read:
                 return
             yield np.asarray(image, np.uint8)
@@ -185,14 +211,3 @@ def _captured(capture: cv2.VideoCapture) -> Iterator[Image]:
 def _rate(capture: cv2.VideoCapture) -> float:
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     return rate if 0 < rate < 1000 else DEFAULT_RATE  # some containers and cameras report no valid rate
-
-
-@contextmanager
-def _silent_opencv() -> Iterator[None]:
-    """Silence the messages that OpenCV prints for each camera interface it tries."""
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
-    try:
-        yield
-    finally:
-        cv2.setLogLevel(level)

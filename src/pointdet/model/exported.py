@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+import threading
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from pointdet.arrays import Image, Maps
 from pointdet.errors import PointDetError, last_line
+from pointdet.model import nnp_file
 from pointdet.model.metadata import Metadata
 from pointdet.model.network import Network
 
@@ -50,14 +50,22 @@ class OnnxNetwork:
             raise PointDetError(
                 f"{path} is not a network that ONNX Runtime can load ({last_line(error)}); export it again"
             ) from None
-        properties = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = Metadata.read(json.loads(properties.get(METADATA_KEY, "{}")), path)
+        try:
+            properties = self._session.get_modelmeta().custom_metadata_map
+            self.metadata = Metadata.read(properties.get(METADATA_KEY, "{}"), path)
+        except ValueError:  # not UTF-8, or not JSON
+            raise PointDetError(f"the metadata of {path} are damaged; export it again") from None
         self._path = path
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, images: Image) -> Maps:
         self.metadata.check(images, self._path)
-        maps = self._session.run(self._names, {"image": self.metadata.network_input(images)})
+        try:
+            maps = self._session.run(self._names, {"image": self.metadata.network_input(images)})
+        except Exception as error:  # noqa: BLE001  ONNX Runtime has no common base class
+            raise PointDetError(
+                f"ONNX Runtime cannot run {self._path} ({last_line(error)}); export it again"
+            ) from None
         return dict(zip(self._names, maps, strict=True))
 
 
@@ -69,18 +77,29 @@ class NnpNetwork:
         import nnabla.functions as F  # not needed for .onnx files
         from nnabla.utils.nnp_graph import NnpLoader
 
+        from pointdet.ops.cpu.process_state import building
+
         try:
-            network: Any = NnpLoader(str(path)).get_network(NNP_NETWORK)
-            self._image = network.inputs["image"]
-        except (OSError, ValueError, KeyError, RuntimeError, BadZipFile) as error:
-            raise PointDetError(f"{path} is not a network saved by PointDet ({last_line(error)})") from None
+            nnp_file.check(path)
+            with building:
+                network: Any = NnpLoader(str(path)).get_network(NNP_NETWORK)
+                self._image = network.inputs["image"]
+                self._outputs = dict(network.outputs)
+                self._sink = F.sink(*self._outputs.values())
+        except PointDetError:
+            raise
+        except Exception as error:  # noqa: BLE001  NNabla's loader looks up whatever the file names
+            raise PointDetError(
+                f"{path} is not a network saved by PointDet ({last_line(error)}); export it again"
+            ) from None
         self.metadata = read_metadata(path)
         self._path = path
-        self._outputs = dict(network.outputs)
-        self._sink = F.sink(*self._outputs.values())
+        self._running = threading.Lock()  # one pass at a time: they share the graph's arrays
 
     def __call__(self, images: Image) -> Maps:
         inputs = self.metadata.network_input(images)
+        if self._image.ndim != 4:
+            raise PointDetError(f"the input of {self._path} is not a batch of images; export it again")
         batch, *shape = self._image.shape
         if list(inputs.shape[1:]) != shape:
             height, width = self.metadata.config.input.height, self.metadata.config.input.width
@@ -93,10 +112,18 @@ class NnpNetwork:
 
     def _forward(self, inputs: npt.NDArray[Any]) -> Maps:
         """The maps of at most one batch; zeros fill the rest of the batch."""
-        image = self._image.data.cast(inputs.dtype)
-        image[: len(inputs)], image[len(inputs) :] = inputs, 0
-        self._sink.forward()
-        return {name: np.array(v.d[: len(inputs)], np.float32) for name, v in self._outputs.items()}
+        from pointdet.ops.cpu.process_state import forward_pass
+
+        with self._running, forward_pass():
+            image = self._image.data.cast(inputs.dtype)
+            image[: len(inputs)], image[len(inputs) :] = inputs, 0
+            try:
+                self._sink.forward()
+            except RuntimeError as error:
+                raise PointDetError(
+                    f"NNabla cannot run {self._path} ({last_line(error)}); export it again"
+                ) from None
+            return {name: np.array(v.d[: len(inputs)], np.float32) for name, v in self._outputs.items()}
 
 
 def load(path: Path) -> ExportedNetwork:
@@ -111,7 +138,7 @@ def read_metadata(path: Path) -> Metadata:
     """
     json_path = path.with_suffix(".json")
     try:
-        return Metadata.read(json.loads(json_path.read_text(encoding="utf-8")), json_path)
+        return Metadata.read(json_path.read_text(encoding="utf-8"), json_path)
     except (OSError, ValueError):
         raise PointDetError(
             f"{path} needs {json_path.name}, which was saved with it, in the same folder; export it again"

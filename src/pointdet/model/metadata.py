@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pointdet.arrays import Image
 from pointdet.config.load import override, validate
@@ -22,7 +23,7 @@ FORMAT = 1
 # pipeline: as maps, and the heatmaps are 0 except at their peaks.
 Contents = Literal["network", "maps", "pipeline"]
 CONTENTS: tuple[Contents, ...] = get_args(Contents)
-PRECISIONS = ("float", "half", "int8")
+Precision = Literal["float", "half", "int8"]
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,31 @@ class Metadata:
         }
 
     @staticmethod
-    def read(fields: Mapping[str, Any], path: Path) -> Metadata:
-        """The inverse of `fields()`. Errors: PointDetError for other fields."""
-        if fields.get("format") != FORMAT:
+    def read(text: str, path: Path) -> Metadata:
+        """The inverse of `fields()`, from JSON. Errors: PointDetError for other fields; ValueError: not JSON."""
+        try:
+            fields = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
             raise PointDetError(
                 f"{path} was not saved by PointDet, or by another version; save it again with save_nnp.py"
             )
+        try:
+            read = _Fields.model_validate({name: fields.get(name) for name in _Fields.model_fields})
+        except ValidationError as error:
+            key = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise PointDetError(
+                f"{path}: {key!r} of the metadata is missing or of another kind; export the network again"
+            ) from None
         return Metadata(
-            validate(fields["config"], str(path)),
-            tuple(fields["class_names"]),
-            tuple(fields["heatmaps"]),
-            np.asarray(fields["colour"], np.float32),
-            fields["contents"],
-            fields["precision"],
-            fields["input"]["largest_side"],
+            validate(read.config, str(path)),
+            read.class_names,
+            read.heatmaps,
+            np.asarray(read.colour, np.float32),
+            read.contents,
+            read.precision,
+            read.input.largest_side,
         )
 
     def configured(self, overrides: list[str], path: Path) -> Config:
@@ -114,6 +126,29 @@ class Metadata:
             return np.ascontiguousarray(images)
         normalised = images.astype(np.float32) @ self.colour[:, :3].T + self.colour[:, 3]
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+
+
+Number = Annotated[float, Field(ge=-1e30, le=1e30)]  # fits into float32
+Row = tuple[Number, Number, Number, Number]
+
+
+class _Input(BaseModel):
+    largest_side: Annotated[int, Field(ge=1)] | None
+
+
+class _Fields(BaseModel):
+    """The fields that are read. The others repeat some of them for other programs."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    config: dict[str, Any]
+    class_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
+    heatmaps: Annotated[tuple[str, ...], Field(strict=False)]
+    colour: Annotated[
+        tuple[Annotated[Row, Field(strict=False)], ...], Field(min_length=3, max_length=4, strict=False)
+    ]
+    contents: Contents
+    precision: Precision
+    input: _Input
 
 
 def _value(config: Config, key: str) -> object:

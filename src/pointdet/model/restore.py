@@ -69,7 +69,7 @@ def restore(
         config, class_names = network.metadata.configured(list(overrides), path), network.metadata.class_names
         return Model(catalogue.build(config, len(class_names)), config, class_names, runtime, network)
     if path.is_dir():
-        state = checkpoints.read_state(path)
+        state = checkpoints.read_state(path, checkpoints.MODEL)
         config = override(validate(state["config"], f"{path}/state.json"), overrides)
         class_names = tuple(state["class_names"])
         arrays = h5_file.read(path / state["weights"])

@@ -12,13 +12,15 @@ from collections.abc import Callable
 import nnabla as nn
 from nnabla.function import PythonFunction
 
+from pointdet.ops.cpu.process_state import function_context
+
 
 def checkpoint(build: Callable[[nn.Variable], nn.Variable], x: nn.Variable) -> nn.Variable:
     """The output of `build(x)` as one function, which computes its inner maps twice.
 
     `build` uses no parameters and no random numbers. Its output has the shape of x.
     """
-    return _Checkpoint(nn.get_current_context(), build, x.shape)(x)
+    return _Checkpoint(function_context(), build, x.shape)(x)
 
 
 class _Checkpoint(PythonFunction):

@@ -10,6 +10,7 @@ import argparse
 import importlib
 
 import pointdet
+from pointdet.programs.parser import Parser
 from pointdet.programs.run import run_program
 
 COMMANDS = {
@@ -25,7 +26,7 @@ def main() -> None:
     """Run the program named by the first argument, and exit with its status."""
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pointdet",
         description="Object detection with keypoints on NNabla.",
         epilog=f"commands:\n{listed}\n\nRun pointdet COMMAND --help for the arguments of a command.",

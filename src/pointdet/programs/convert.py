@@ -12,17 +12,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointdet.errors import PointDetError
+from pointdet.errors import PointDetError, visible_lines
 from pointdet.files import replacing
 from pointdet.programs import flags
+from pointdet.programs.parser import Parser
 
 STATISTICS = ("mean", "var")  # last parts of parameter names that are not trained
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "source", type=Path, help="published file (.pth .pkl .t7 .h5 .safetensors .npz), or checkpoint folder"
     )
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     from pointdet.conversion.import_published import import_published
 
     published_weights = import_published(args.source, args.classes, args.swap_heads, args.set)
-    print(published_weights.describe(), flush=True)
+    print(visible_lines(published_weights.describe()), flush=True)
     published_weights.save(args.output, args.partial)
     print(
         f"{args.output}: checkpoint of {published_weights.config.detector.name}, for --checkpoint {args.output}"

@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from pointdet.arrays import Image, Maps
 from pointdet.drawing import contact_sheet, draw_detections, draw_heatmap
-from pointdet.errors import PointDetError
+from pointdet.errors import PointDetError, visible
 from pointdet.inference.pipeline import parallel_map, prefetch
 from pointdet.inference.predictor import Predictor, Prepared
 from pointdet.inference.sinks import Sink, add_sound
 from pointdet.inference.sources import Frame, Source, open_source
 from pointdet.inference.stopwatch import Stopwatch, timed
 from pointdet.programs import flags
+from pointdet.programs.parser import Parser
 from pointdet.stop_request import StopRequest
 from pointdet.structures import Detections
 
@@ -46,7 +47,7 @@ class Result(NamedTuple):
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog, description="Detect objects in an image, a folder of images, a video or a camera stream."
     )
     flags.add_model_flags(parser)
@@ -90,11 +91,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
             counts.update(predictor.class_names[label] for label in found.labels)
     seconds = time.perf_counter() - start
 
-    listed = ", ".join(f"{number} {name}" for name, number in counts.most_common()) or "nothing"
+    listed = ", ".join(f"{number} {visible(name)}" for name, number in counts.most_common()) or "nothing"
     print(f"pictures: {pictures}, found (score {predictor.test.vis_thresh:g} or more): {listed}")
     print(speed(pictures, seconds, stopwatch))
     if source.sound and args.debug >= 1 and not stop.requested:
-        print(add_sound(sink.video(), source.sound))
+        print(visible(add_sound(sink.video(), source.sound)))
     print(f"{'interrupted; ' * stop.requested}written to {args.save_dir}")
     return 130 if stop.requested and not source.endless else 0
 

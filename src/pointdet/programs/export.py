@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pointdet.arrays import Float32Array
 from pointdet.errors import PointDetError
 from pointdet.programs import flags
+from pointdet.programs.parser import Parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +29,7 @@ TOLERANCE = 1e-4  # relative to the largest absolute value of the maps, which co
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Save the network of a checkpoint as an .nnp or .onnx file."
-    )
+    parser = Parser(prog=prog, description="Save the network of a checkpoint as an .nnp or .onnx file.")
     flags.add_model_flags(parser)
     parser.add_argument("--format", choices=("nnp", "onnx"), default="nnp", help="file format (default: nnp)")
     parser.add_argument(

@@ -8,9 +8,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-from pointdet.config import shipped
-from pointdet.config.load import load
-from pointdet.config.schema import Config
+from pointdet.config import load, shipped
+from pointdet.config.schema import Config, DatasetConfig, RuntimeConfig
 from pointdet.errors import PointDetError
 
 DETECTORS = ("ctdet", "cornernet", "triplet")
@@ -171,11 +170,10 @@ def requests_gpu(flags: argparse.Namespace) -> bool:
     return bool(flags.gpus)
 
 
-def cpu_kernels(flags: argparse.Namespace) -> str:
-    """`runtime.cpu_kernels` of --set, or "auto". A checkpoint has the value of the training machine."""
-    name = "runtime.cpu_kernels="
-    values = [o.removeprefix(name) for o in overrides(flags) if o.startswith(name)]
-    return values[-1] if values else "auto"
+def runtime_settings(flags: argparse.Namespace) -> RuntimeConfig:
+    """The section `runtime` of --set. A checkpoint has the values of the training machine. Errors: PointDetError."""
+    plain = Config(dataset=DatasetConfig(dataset="unknown", format="coco"))
+    return load.override(plain, [o for o in overrides(flags) if o.startswith("runtime.")]).runtime
 
 
 def config_of(flags: argparse.Namespace, checkpoint: Path) -> Config | None:
@@ -185,7 +183,7 @@ def config_of(flags: argparse.Namespace, checkpoint: Path) -> Config | None:
     """
     if checkpoint.is_dir() or checkpoint.suffix in (".onnx", ".nnp"):
         return None
-    return load(config_path(flags), overrides(flags))
+    return load.load(config_path(flags), overrides(flags))
 
 
 def config_path(flags: argparse.Namespace) -> Path:

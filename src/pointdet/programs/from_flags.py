@@ -23,7 +23,8 @@ def start_runtime(args: argparse.Namespace, needs_gpu: bool = True) -> Runtime:
     """
     engine = engines.of(args.checkpoint or Path(), getattr(args, "engine", None))
     device = flags.device(args, needs_gpu and engine == "nnabla")
-    runtime = runtimes.start(*device, flags.cpu_kernels(args))
+    settings = flags.runtime_settings(args)
+    runtime = runtimes.start(*device, settings.cpu_kernels, settings.communication_timeout)
     if runtime.ranks.rank == 0:
         print(runtime.describe(), flush=True)
     return runtime

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 
+from pointdet import launcher
 from pointdet.errors import PointDetError
+
+# Errors of writing that are no mistake of the program: a full disk, a quota, a size limit, a disk without writing.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def run_program(main: Callable[[], int | None]) -> None:
@@ -19,28 +25,47 @@ def run_program(main: Callable[[], int | None]) -> None:
     `main` returns must be the same on all ranks.
     """
     failed = True
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         status, failed = main() or 0, False
     except PointDetError as error:
         status = 2
         _wait_unless_rank_0()
         print(f"error: {error}", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        status = 130
-        print("interrupted", file=sys.stderr, flush=True)
     except BrokenPipeError:
         status = 141
-    except Exception:
-        _abort_all_ranks(sys.exc_info()[1])
-        raise
+    except OSError as error:
+        if error.errno not in DISK:
+            _abort_all_ranks(error)
+            raise
+        status = 2
+        _wait_unless_rank_0()
+        where = f" to {error.filename}" if error.filename else ""
+        print(f"error: cannot write{where} ({error.strerror}); free space", file=sys.stderr, flush=True)
+    except (KeyboardInterrupt, Exception) as error:
+        if not _is_ctrl_c(error):
+            _abort_all_ranks(error)
+            raise
+        status = 130
+        print("interrupted", file=sys.stderr, flush=True)
     if failed:
         _abort_all_ranks(None, status)
     sys.exit(status)
 
 
+def _is_ctrl_c(error: BaseException | None) -> bool:
+    """NNabla turns a KeyboardInterrupt in a Python function of its graph into a SystemError."""
+    while isinstance(error, SystemError):
+        error = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt)
+
+
 def _wait_unless_rank_0() -> None:
     """Print an error of all ranks once: rank 0 prints it and ends the other ranks while they wait."""
-    if int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))) > 0:
+    launch = launcher.detect(os.environ)
+    if launch is not None and launch.rank > 0:
         time.sleep(1)
 
 

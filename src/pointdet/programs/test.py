@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pointdet.errors import PointDetError
+from pointdet.errors import PointDetError, visible_lines
 from pointdet.files import write_text
 from pointdet.programs import flags
+from pointdet.programs.parser import Parser
 from pointdet.weights.checkpoint import at_iteration
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Measure the average precision (AP) of one or many checkpoints, or the speed of one.",
     )
@@ -151,7 +152,7 @@ def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: P
             metrics |= false_discovery_rates(dataset, detections)
         write_detections(folder / "detections.json", dataset, detections)
         write_metrics(folder / "metrics.json", dataset, config.metric, metrics)
-        print(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}")
+        print(visible_lines(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}"))
         print(f"\n{len(dataset) / seconds:.1f} images/s; written to {folder}", flush=True)
     return metrics
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from pointdet.config import load, shipped
 from pointdet.config.schema import Config
 from pointdet.data.catalogue import read_dataset
-from pointdet.errors import PointDetError
+from pointdet.errors import PointDetError, visible_lines
 from pointdet.programs import flags
+from pointdet.programs.parser import Parser
 from pointdet.structures import Dataset
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ logger = logging.getLogger("pointdet")
 
 
 def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog, description="Train a detector. On several devices: mpirun -n 4 pointdet train ..."
     )
     flags.add_detector_flag(parser)
@@ -49,7 +50,14 @@ def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     )
     flags.add_run_flags(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="continue the run in the run folder from its last checkpoint"
+        "--resume",
+        nargs="?",
+        const="always",
+        default="never",
+        choices=("always", "auto"),
+        metavar="auto",
+        help="continue the run in the run folder from its last checkpoint; `--resume auto` starts a new run if there "
+        "is none, for jobs that a scheduler starts again",
     )
     parser.add_argument(
         "--iter",
@@ -107,25 +115,28 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
 def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
     """Train and return the exit status: 0 after the last epoch, 143 if a signal stopped the training."""
     from pointdet import runtime as runtimes
-    from pointdet.training import initial_parameters, run_folder
+    from pointdet.training import initial_parameters
+    from pointdet.training.run_folder import RunFolder
     from pointdet.training.trainer import Trainer
 
-    runtime = runtimes.start(*flags.device(args), config.runtime.cpu_kernels)
-    last = run_folder.begin(folder, args.resume, runtime, args.iter)
-    train_set, val_set = splits(config)
-    model = initial_parameters.fresh(config, train_set.class_names, runtime)
-    if last is None and args.checkpoint is not None:
-        initial_parameters.load_parameters(args.checkpoint, model)
-    elif last is None and config.model.pretrained_model_dir is not None:
-        initial_parameters.load_imagenet(model)
-    with loader(model, train_set) as batches:
-        trainer = Trainer(model, batches, val_set, folder)
-        if last is not None:
-            trainer.resume(last)
-        run_folder.open_folder(folder, config, runtime)
-        if args.iter:
-            run_folder.set_aside_newer(folder, args.iter, runtime)
-        finished = trainer.run()
+    settings = config.runtime
+    runtime = runtimes.start(*flags.device(args), settings.cpu_kernels, settings.communication_timeout)
+    with RunFolder(folder, runtime) as run_folder:
+        last = run_folder.checkpoint(args.resume, args.iter)
+        train_set, val_set = splits(config)
+        model = initial_parameters.fresh(config, train_set.class_names, runtime)
+        if last is None and args.checkpoint is not None:
+            initial_parameters.load_parameters(args.checkpoint, model)
+        elif last is None and config.model.pretrained_model_dir is not None:
+            initial_parameters.load_imagenet(model)
+        with loader(model, train_set) as batches:
+            trainer = Trainer(model, batches, val_set, folder)
+            if last is not None:
+                trainer.resume(last)
+            run_folder.open(config)
+            if args.iter:
+                run_folder.set_aside_newer(args.iter)
+            finished = trainer.run()
     logger.info("the run is in %s", folder)
     return 0 if finished else 128 + signal.SIGTERM
 
@@ -165,7 +176,7 @@ def check_data(config: Config) -> None:
 
     for dataset in splits(config):
         if dataset is not None:
-            print(check_dataset(dataset), end="\n\n")
+            print(visible_lines(str(check_dataset(dataset))), end="\n\n")
 
 
 def preview(config: Config, folder: Path, count: int) -> None:

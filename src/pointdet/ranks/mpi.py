@@ -11,48 +11,60 @@ import numpy as np
 
 from pointdet.arrays import Float64Array
 from pointdet.errors import PointDetError, last_line
+from pointdet.launcher import Launch
 from pointdet.ranks.base import GradientSum, SumAfterBackward
+from pointdet.ranks.watchdog import Watchdog
 
 
 class MpiRanks:
-    """Processes under mpirun. Everything goes through MPI.
+    """Processes under mpirun. Everything goes through MPI."""
 
-    Errors: PointDetError if mpi4py is missing or belongs to another MPI installation than mpirun.
-    """
+    def __init__(self, launch: Launch, timeout: float) -> None:
+        """`timeout`: runtime.communication_timeout, seconds.
 
-    def __init__(self, expected: int) -> None:
+        Errors: PointDetError if mpi4py is missing or belongs to another MPI installation than mpirun.
+        """
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise PointDetError(
-                f"started under mpirun with {expected} ranks, but mpi4py cannot be used "
-                f"({last_line(error)}); install Open MPI and mpi4py, or start one process without mpirun"
+                f"started by {launch.launcher} with {launch.size or 'several'} ranks, but mpi4py cannot be used "
+                f"({last_line(error)}); install Open MPI and mpi4py, or start one process without "
+                f"{launch.launcher}"
             ) from None
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self.rank, self.size = self._world.rank, self._world.size
-        if self.size != expected:
+        if self.size != launch.size and launch.size is not None:
+            how = "use the mpirun that belongs to the MPI of mpi4py"
+            if launch.launcher == "srun":
+                how = "start with srun --mpi=pmix, or with mpirun inside the allocation"
             raise PointDetError(
-                f"mpirun started {expected} ranks, but MPI sees {self.size}; "
-                "mpi4py belongs to another MPI than this mpirun; use the mpirun of the same environment"
+                f"{launch.launcher} started {launch.size} processes, but MPI sees {self.size}; {how}"
             )
-        self._host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.watchdog = Watchdog(self.rank, timeout)
+        with self.watchdog:
+            self._host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = self._host.rank
         self._buffer = np.zeros(0, np.float32)
 
     def sum(self, values: Float64Array) -> Float64Array:
         total = np.empty_like(values)
-        self._world.Allreduce(values, total)
+        with self.watchdog:
+            self._world.Allreduce(values, total)
         return total
 
     def gather(self, value: Any) -> list[Any] | None:
-        return self._world.gather(value)
+        with self.watchdog:
+            return self._world.gather(value)
 
     def broadcast(self, value: Any) -> Any:
-        return self._world.bcast(value)
+        with self.watchdog:
+            return self._world.bcast(value)
 
     def on_host(self, value: Any) -> list[Any]:
-        return list(self._host.allgather(value))
+        with self.watchdog:
+            return list(self._host.allgather(value))
 
     def gradient_sum(self, loss: nn.Variable, gradients: Sequence[nn.NdArray]) -> GradientSum:
         return SumAfterBackward(self, gradients)
@@ -65,6 +77,7 @@ class MpiRanks:
         parts = np.split(self._buffer, np.cumsum(sizes)[:-1])
         for part, array in zip(parts, arrays, strict=True):
             part[...] = array.data.reshape(-1)
-        self._world.Allreduce(self._mpi.IN_PLACE, self._buffer)
+        with self.watchdog:
+            self._world.Allreduce(self._mpi.IN_PLACE, self._buffer)
         for part, array in zip(parts, arrays, strict=True):
             array.cast(np.float32)[...] = part.reshape(array.shape)

@@ -29,7 +29,10 @@ class NcclRanks:
         self._mpi, self._context, self._bucket_bytes = mpi, context, bucket_bytes
         self.rank, self.size, self.local_rank = mpi.rank, mpi.size, mpi.local_rank
         self._nccl = Nccl()
-        self._nccl.join(mpi.broadcast(self._nccl.unique_id() if mpi.rank == 0 else None), mpi.rank, mpi.size)
+        unique_id = mpi.broadcast(self._nccl.unique_id() if mpi.rank == 0 else None)
+        with mpi.watchdog:
+            self._nccl.join(unique_id, mpi.rank, mpi.size)
+        mpi.watchdog.watch_gpu(self._nccl.unfinished_since)
 
     def sum(self, values: Float64Array) -> Float64Array:
         return self._mpi.sum(values)

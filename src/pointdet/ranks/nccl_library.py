@@ -10,6 +10,7 @@ sums a parameter that two functions share twice. And it sends one MPI message fo
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ MINIMUM_VERSION = 21003  # 2.10.3
 UNIQUE_ID_BYTES = 128
 FLOAT32, SUM = 7, 0
 NON_BLOCKING_STREAM, EVENT_WITHOUT_TIME = 1, 2
+NCCL_IN_PROGRESS, CUDA_NOT_READY = 7, 600
 
 DEFAULT_STREAM = ctypes.c_void_p(None)  # NNabla computes on CUDA's default stream
 
@@ -46,6 +48,7 @@ class Nccl:
             raise PointDetError(f"NCCL {version.value} is too old; install NCCL 2.10.3 or later")
         self._communicator, self._stream = ctypes.c_void_p(), ctypes.c_void_p()
         self._ready, self._done = ctypes.c_void_p(), ctypes.c_void_p()
+        self._waited_at = 0.0
 
     def unique_id(self) -> bytes:
         """An identifier for a new group of ranks. Rank 0 makes it and sends it to the others."""
@@ -78,8 +81,23 @@ class Nccl:
 
     def wait(self) -> None:
         """Let NNabla's following work wait for all sums. Returns at once."""
+        self._waited_at = time.monotonic()
         self._call_cuda("cudaEventRecord", self._done, self._stream)
         self._call_cuda("cudaStreamWaitEvent", DEFAULT_STREAM, self._done, 0)
+
+    def unfinished_since(self) -> float | None:
+        """The time of the last `wait`, if the sums before it are not finished. May be called from another thread.
+
+        Errors: PointDetError if NCCL has found a fault of the network or of another rank.
+        """
+        code = ctypes.c_int()
+        self._call_nccl("ncclCommGetAsyncError", self._communicator, ctypes.byref(code))
+        if code.value not in (0, NCCL_IN_PROGRESS):
+            raise _error("a sum over the GPUs", self._nccl.ncclGetErrorString(code))
+        state = self._cuda.cudaEventQuery(self._done)
+        if state not in (0, CUDA_NOT_READY):
+            raise _error("cudaEventQuery", self._cuda.cudaGetErrorString(state))
+        return self._waited_at if state else None
 
     def _call_nccl(self, name: str, *arguments: Any) -> None:
         if code := getattr(self._nccl, name)(*arguments):

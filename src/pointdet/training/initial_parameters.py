@@ -9,26 +9,46 @@ from pathlib import Path
 import nnabla as nn
 
 from pointdet.arrays import Arrays
+from pointdet.available_memory import require
 from pointdet.backbones.catalogue import imagenet_files
 from pointdet.config.schema import Config
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.model.restore import Model
+from pointdet.ops.layers import parameters_without_values
 from pointdet.runtime import Runtime
 from pointdet.weights import checkpoint as checkpoints
 from pointdet.weights import h5_file, published, torch_file
 from pointdet.weights.fit import fit
 from pointdet.weights.imagenet import from_torch
 
+COPIES = 4  # of the parameters, on the CPU: values, gradients, and two moments of Adam
+
 logger = logging.getLogger("pointdet")
 
 
 def fresh(config: Config, class_names: tuple[str, ...], runtime: Runtime) -> Model:
-    """A detector with random parameters. They depend on train.seed and are the same on every rank."""
+    """A detector with random parameters. They depend on train.seed and are the same on every rank.
+
+    Errors: PointDetError if the network does not fit into the memory.
+    """
+    _require_memory(config, len(class_names), runtime)
     nn.seed(config.train.seed)
     detector = catalogue.build(config, len(class_names))
     detector.make_parameters(config.model.granularity)
     return Model(detector, config, class_names, runtime)
+
+
+def _require_memory(config: Config, num_classes: int, runtime: Runtime) -> None:
+    """Compare the size of all parameters with the memory, before they get values."""
+    sketch = catalogue.build(config, num_classes)
+    with parameters_without_values():
+        sketch.make_parameters(config.model.granularity)
+    values = sum(variable.size for variable in sketch.parameters().values())
+    copies = COPIES if runtime.on_cpu else 1
+    require(
+        4 * values * copies, "training this network", "lower model.head_channels, feature_channels or width"
+    )
 
 
 def load_parameters(path: Path, model: Model) -> None:
@@ -36,7 +56,7 @@ def load_parameters(path: Path, model: Model) -> None:
 
     The log reports which parameters are kept, skipped and new. Errors: PointDetError when no parameter fits.
     """
-    source = path / checkpoints.read_state(path)["weights"] if path.is_dir() else path
+    source = path / checkpoints.read_state(path, ("weights",))["weights"] if path.is_dir() else path
     arrays = h5_file.read(source)
     if source == path and published.heads_look_swapped(arrays):
         logger.warning("%s: size and offset heads are exchanged, as in files before February 2023", source)

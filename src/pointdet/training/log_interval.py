@@ -13,12 +13,15 @@ from contextlib import contextmanager
 import nnabla as nn
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pointdet.arrays import Float64Array
 from pointdet.config.schema import TrainConfig
 from pointdet.ranks.base import Ranks
 from pointdet.training.journal import Journal
+from pointdet.training.memory import memory_in_use
 from pointdet.training.progress import Progress
+from pointdet.training.rank_warnings import send_warnings
 from pointdet.training.solver import LossScale
 
 logger = logging.getLogger("pointdet")
@@ -33,10 +36,17 @@ class LogInterval:
     """Averages over an interval of train.log_intervals updates. An interval also ends with its epoch."""
 
     def __init__(
-        self, train: TrainConfig, terms: Sequence[str], ranks: Ranks, journal: Journal | None
+        self,
+        train: TrainConfig,
+        terms: Sequence[str],
+        ranks: Ranks,
+        journal: Journal | None,
+        on_gpu: bool = False,
     ) -> None:
         """`terms`: names of the loss terms. `journal`: None on ranks above 0."""
         self._train, self._terms, self._ranks, self._journal = train, terms, ranks, journal
+        self._on_gpu = on_gpu
+        self.validation_seconds = 0.0  # duration of a validation, 0 if none is known
         self._restart()
 
     def _restart(self) -> None:
@@ -96,28 +106,44 @@ class LogInterval:
         means = self._sums / done if done else self._sums + math.nan
         terms = dict(zip(self._terms, self._ranks.sum(means), strict=True))
         seconds = time.monotonic() - self._started
-        if self._journal is not None:
+        waited = self._ranks.gather(self._waited)
+        send_warnings(self._ranks)
+        if self._journal is not None and waited is not None:
             images = self._updates * self._train.batch_size * self._train.accumulate * self._ranks.size
+            waiting = max(waited) / seconds
             numbers = [lr, *terms.values(), loss_scale.value, loss_scale.skipped_steps]
-            numbers += [images / seconds, self._waited / seconds]
+            numbers += [images / seconds, waiting]
             row = dict(zip(column_names(self._terms), numbers, strict=True))
             self._journal.write(progress.epoch + 1, progress.step, row)
-            self._log(progress, lr, terms, images / seconds, seconds)
+            self._log(progress, lr, terms, images / seconds, waiting, seconds)
         self._restart()
 
     def _log(
-        self, progress: Progress, lr: float, terms: dict[str, float], speed: float, seconds: float
+        self,
+        progress: Progress,
+        lr: float,
+        terms: dict[str, float],
+        speed: float,
+        waiting: float,
+        seconds: float,
     ) -> None:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
         if not self._bar.disable:
             self._bar.set_postfix_str(shown)
-            return
-        left = self._train.num_epochs * progress.updates_per_epoch - progress.step
-        logger.info(
-            "epoch %d/%d, step %d/%d: %s, lr %.2e, %.1f images/s (%.0f%% waiting), %s left",
-            *(progress.epoch + 1, self._train.num_epochs, progress.update, progress.updates_per_epoch),
-            *(shown, lr, speed, 100 * self._waited / seconds, _duration(left * seconds / self._updates)),
-        )
+        updates = self._train.num_epochs * progress.updates_per_epoch - progress.position
+        left = updates * seconds / self._updates + self._validations_left(progress) * self.validation_seconds
+        short = self._updates != self._train.log_intervals
+        steps = f" ({self._updates} step{'s' * (self._updates != 1)})" * short
+        with logging_redirect_tqdm([logger]):  # on a terminal the line stays above the progress bar
+            logger.info(
+                "epoch %d/%d, step %d/%d%s: %s, lr %.2e, %.1f images/s (%.0f%% waiting), %s, %s left",
+                *(progress.epoch + 1, self._train.num_epochs, progress.update, progress.updates_per_epoch),
+                *(steps, shown, lr, speed, 100 * waiting, memory_in_use(self._on_gpu), _duration(left)),
+            )
+
+    def _validations_left(self, progress: Progress) -> int:
+        every, last = self._train.val_intervals, self._train.num_epochs
+        return sum(epoch % every == 0 or epoch == last for epoch in range(progress.epoch + 1, last + 1))
 
 
 def _duration(seconds: float) -> str:

@@ -11,12 +11,15 @@ from typing import Any
 
 import nnabla as nn
 
+from pointdet.arrays import Arrays
 from pointdet.errors import PointDetError
+from pointdet.files import link_or_copy
 from pointdet.model.restore import Model
+from pointdet.training.changed_settings import changed_keys, same_place
 from pointdet.training.moving_average import MovingAverage
 from pointdet.training.progress import Progress
 from pointdet.training.solver import Solver
-from pointdet.training.statistics import average_over_ranks
+from pointdet.training.statistics import averaged_over_ranks
 from pointdet.weights import checkpoint, h5_file
 from pointdet.weights.fit import fit_all
 
@@ -24,45 +27,117 @@ logger = logging.getLogger("pointdet")
 
 
 class RunCheckpoints:
-    """A checkpoint contains parameters.h5, ema.h5 if there is a moving average, solver.h5 and state.json."""
+    """A checkpoint contains parameters.h5, ema.h5 if there is a moving average, state.json, and solver.h5.
+
+    Only `last` has solver.h5, unless train.save_solver is `all`. With several ranks there is also
+    statistics.h5, the running statistics of every rank; the other files contain their mean.
+    """
 
     def __init__(self, folder: Path, model: Model, solver: Solver, average: MovingAverage) -> None:
         """`folder`: contains one folder per checkpoint."""
         self._folder, self._model, self._solver, self._average = folder, model, solver, average
         self._parameters = model.detector.parameters()
+        self._settings = model.config.train
+        self._images_per_update = (
+            self._settings.batch_size * self._settings.accumulate * model.runtime.ranks.size
+        )
         self._saved_at = time.monotonic()
 
     def is_due(self, minutes: float) -> bool:
         """Whether the latest checkpoint is at least `minutes` old. Always False if `minutes` is 0."""
         return 0 < minutes * 60 <= time.monotonic() - self._saved_at
 
-    def save(self, name: str, progress: Progress) -> None:
-        """Write the checkpoint `name`. Every rank must call it. Errors: PointDetError if writing fails."""
-        ranks = self._model.runtime.ranks
-        average_over_ranks(ranks, self._parameters, self._average.statistics)
+    @property
+    def statistics(self) -> list[nn.NdArray]:
+        """The running statistics of this rank, and their moving averages."""
+        own = [variable.data for variable in self._parameters.values() if not variable.need_grad]
+        return own + self._average.statistics
+
+    def save_last(self, progress: Progress) -> None:
+        """Write the checkpoint `last`. Every rank must call it. Errors: PointDetError if writing fails."""
+        ranks, started = self._model.runtime.ranks, time.monotonic()
+        own = ranks.gather(self._own_statistics()) if ranks.size > 1 else None
+        with averaged_over_ranks(ranks, self.statistics):
+            if ranks.rank == 0:
+                state = self._state(progress)
+                checkpoint.save(self._folder / "last", state, lambda folder: self._write_files(folder, own))
+                logger.info("saved %s (%.1f s)", self._folder / "last", time.monotonic() - started)
         self._saved_at = time.monotonic()
-        if ranks.rank:
+
+    def copy_last(self, name: str, progress: Progress) -> None:
+        """Make the checkpoint `name` from `last`, which must be of the same update. Rank 0 does it.
+
+        The files are hard links where the file system has them, so they need no further space.
+        """
+        if self._model.runtime.ranks.rank:
             return
-        state = {
+        last = self._folder / "last"
+        files = [f for f in last.iterdir() if f.suffix == ".h5"]
+        if self._settings.save_solver == "last":
+            files = [file for file in files if file.name not in ("solver.h5", "statistics.h5")]
+
+        def link_files(folder: Path) -> None:
+            for file in files:
+                link_or_copy(file, folder / file.name)
+
+        checkpoint.save(self._folder / name, self._state(progress), link_files)
+        logger.info("saved %s", self._folder / name)
+
+    def update_last(self, progress: Progress) -> None:
+        """Write `progress` to the state of `last`, whose parameters stay. Rank 0 does it."""
+        if self._model.runtime.ranks.rank == 0:
+            checkpoint.write_state(self._folder / "last", self._state(progress))
+
+    def keep_epoch(self, progress: Progress) -> None:
+        """Make epoch_N from `last` if train.save_intervals says so, and remove the oldest ones beyond
+        train.keep_checkpoints. Rank 0 does it. It may be called again for the same epoch."""
+        every, most = self._settings.save_intervals, self._settings.keep_checkpoints
+        if self._model.runtime.ranks.rank or not every or progress.epoch % every or not progress.epoch:
+            return
+        name, last = f"epoch_{progress.epoch:04d}", checkpoint.find(self._folder / "last")
+        if (self._folder / name).exists() or last is None:
+            return
+        if checkpoint.iteration(checkpoint.read_state(last)) == progress.step:
+            self.copy_last(name, progress)
+        if most:
+            for folder in sorted(self._folder.glob("epoch_*"))[:-most]:
+                checkpoint.remove(folder)
+
+    def _state(self, progress: Progress) -> dict[str, Any]:
+        return {
             "weights": "ema.h5" if self._average else "parameters.h5",
             "epoch": progress.epoch,
             "update": progress.update,
+            "step": progress.step,
             "updates_per_epoch": progress.updates_per_epoch,
+            "images_per_update": self._images_per_update,
             "best_ap": progress.best,
-            "ranks": ranks.size,
+            "validation_due": progress.validation_due,
+            "ranks": self._model.runtime.ranks.size,
             "loss_scale": self._solver.loss_scale.state(),
             "class_names": list(self._model.class_names),
             "config": self._model.config.model_dump(mode="json"),
         }
-        checkpoint.save(self._folder / name, state, self._write_files)
 
-    def _write_files(self, folder: Path) -> None:
+    def _own_statistics(self) -> Arrays:
+        """The running statistics of this rank by name; their moving averages have the prefix `ema/`."""
+        averages = self._average.values()
+        names = [name for name, variable in self._parameters.items() if not variable.need_grad]
+        own = {name: self._parameters[name].d.copy() for name in names}
+        return own | {f"ema/{name}": averages[name] for name in names if name in averages}
+
+    def _write_files(self, folder: Path, own_statistics: list[Arrays] | None) -> None:
         parameters = {name: (v.d, v.need_grad) for name, v in self._parameters.items()}
         h5_file.write(folder / "parameters.h5", parameters)
         if self._average:
             averages = self._average.values()
             mean = {name: (averages[name], v.need_grad) for name, v in self._parameters.items()}
             h5_file.write(folder / "ema.h5", mean)
+        if own_statistics is not None:
+            named = (
+                (f"rank_{r}/{name}", a) for r, own in enumerate(own_statistics) for name, a in own.items()
+            )
+            h5_file.write(folder / "statistics.h5", {name: (array, False) for name, array in named})
         self._solver.save(folder / "solver.h5")
 
     def load(self, folder: Path, progress: Progress) -> None:
@@ -71,18 +146,20 @@ class RunCheckpoints:
         The checkpoint may have another layout (NCHW, NHWC) or number of input channels; its arrays are
         converted. Errors: PointDetError when the checkpoint belongs to another training.
         """
-        state = checkpoint.read_state(folder)
-        self._check(folder, state, progress)
+        state = checkpoint.read_state(folder, checkpoint.TRAINING)
+        self._check(folder, state)
+        if not (folder / "solver.h5").is_file():
+            raise PointDetError(
+                f"{folder} has no state of the solver; resume from checkpoints/last, and train with "
+                "train.save_solver=all to resume from other checkpoints"
+            )
         self._fit(folder / "parameters.h5", self._parameters)
-        if self._average:
-            averages = {n: nn.Variable.from_numpy_array(a) for n, a in self._average.values().items()}
-            self._fit(folder / "ema.h5", averages)
-            self._average.set({name: average.d for name, average in averages.items()})
+        self._load_average(folder)
+        self._load_own_statistics(folder, state)
         self._solver.load(folder / "solver.h5", self._model.detector.channel_last)
-        was_half = state["config"]["mixed_precision"]["mixed_precision"]
-        if was_half and self._model.config.mixed_precision.mixed_precision:
-            self._solver.loss_scale.restore(state["loss_scale"])
-        progress.epoch, progress.update = state["epoch"], state["update"]
+        self._load_loss_scale(state)
+        self._set_position(state, progress)
+        progress.validation_due = state.get("validation_due", False)
         metric = state["config"]["dataset"]["metric"]
         if metric == progress.metric:
             progress.best = state["best_ap"]
@@ -91,24 +168,69 @@ class RunCheckpoints:
                 "dataset.metric was %s and is %s: the best AP is counted anew", metric, progress.metric
             )
         logger.info("resumed %s at epoch %d, step %d", folder, progress.epoch + 1, progress.update)
+        for line in changed_keys(state["config"], self._model.config.model_dump(mode="json")):
+            logger.info("changed since the checkpoint: %s", line)
 
-    def _check(self, folder: Path, state: Mapping[str, Any], progress: Progress) -> None:
+    def _load_average(self, folder: Path) -> None:
+        stored = (folder / "ema.h5").is_file()
+        if self._average and stored:
+            averages = {n: nn.Variable.from_numpy_array(a) for n, a in self._average.values().items()}
+            self._fit(folder / "ema.h5", averages)
+            self._average.set({name: average.d for name, average in averages.items()})
+        elif self._average:
+            self._average.set({name: variable.d for name, variable in self._parameters.items()})
+            logger.info("%s has no moving average: it starts with the parameters", folder)
+        elif stored:
+            logger.info("train.ema_decay is 0: the moving average of %s is not used", folder)
+
+    def _load_loss_scale(self, state: Mapping[str, Any]) -> None:
+        """The loss scale goes on if half precision does, unless another initial scale is configured."""
+        before, now = state["config"]["mixed_precision"], self._model.config.mixed_precision
+        if before["mixed_precision"] and now.mixed_precision:
+            scale = dict(state["loss_scale"])
+            if before.get("loss_scaling") != now.loss_scaling:
+                scale |= {"value": now.loss_scaling, "good_steps": 0}
+            self._solver.loss_scale.restore(scale)
+
+    def _set_position(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Continue at the same place of the epoch, by the images that the training has seen of it."""
+        progress.epoch, progress.update = state["epoch"], state["update"]
+        progress.step = checkpoint.iteration(state)
+        now = progress.updates_per_epoch, self._images_per_update
+        before = state["updates_per_epoch"], state.get("images_per_update", self._images_per_update)
+        if before == now:
+            return
+        progress.update = same_place(state["update"], before, now)
+        logger.warning(
+            "the checkpoint has %d steps of %d images per epoch (%d ranks), this run %d of %d (%d ranks): "
+            "it continues after step %d of epoch %d",
+            *(*before, state["ranks"], *now, self._model.runtime.ranks.size),
+            *(progress.update, progress.epoch + 1),
+        )
+
+    def _load_own_statistics(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Load the statistics of this rank, if the number of ranks and the layout are as they were."""
+        ranks, present = self._model.runtime.ranks, self._own_statistics()
+        if ranks.size == 1 or state["ranks"] != ranks.size or not (folder / "statistics.h5").is_file():
+            return
+        prefix = f"rank_{ranks.rank}/"
+        stored = h5_file.read(folder / "statistics.h5")
+        own = {name.removeprefix(prefix): a for name, a in stored.items() if name.startswith(prefix)}
+        if {name: a.shape for name, a in own.items()} != {name: a.shape for name, a in present.items()}:
+            return
+        averages = self._average.values()
+        for name, array in own.items():
+            if name.startswith("ema/"):
+                averages[name.removeprefix("ema/")] = array
+            else:
+                self._parameters[name].data.data = array
+        self._average.set(averages)
+
+    def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Raise PointDetError if the present settings cannot continue the training of this checkpoint."""
         if tuple(state["class_names"]) != self._model.class_names:
             raise PointDetError(
                 f"{folder} was trained for other classes than those of the data; start a new run"
-            )
-        if state["updates_per_epoch"] != progress.updates_per_epoch:
-            raise PointDetError(
-                f"{folder} counts {state['updates_per_epoch']} steps per epoch, this run "
-                f"{progress.updates_per_epoch}; resume with the same data, batch_size x accumulate x ranks (it ran on "
-                f"{state['ranks']}), or start a new run from it with --checkpoint"
-            )
-        has_average = bool(self._average)
-        if has_average != (folder / "ema.h5").is_file():
-            raise PointDetError(
-                f"{folder} was written {'without' if has_average else 'with'} train.ema_decay; resume with the same "
-                "setting, or start a new run from it with --checkpoint"
             )
 
     def _fit(self, path: Path, parameters: dict[str, nn.Variable]) -> None:

@@ -3,67 +3,115 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
+from types import TracebackType
+from typing import Literal, final
 
 from pointdet.config import load
 from pointdet.config.schema import Config
 from pointdet.errors import PointDetError
-from pointdet.files import finish_replacements
+from pointdet.files import finish_replacements, write_text
 from pointdet.runtime import Runtime
 from pointdet.training.journal import environment, log_to_console, log_to_file
+from pointdet.training.rank_warnings import keep_warnings
+from pointdet.training.run_lock import RunLock
 from pointdet.weights import checkpoint as checkpoints
 
 logger = logging.getLogger("pointdet")
 
 
-def begin(folder: Path, resume: bool, runtime: Runtime, iteration: int = 0) -> Path | None:
-    """Start the console log and find the checkpoint to resume. Makes no folder and no file.
+Resume = Literal["never", "always", "auto"]
 
-    Returns the checkpoint after `iteration` updates, else the last one, or None if the folder has no
-    checkpoint. Errors: PointDetError when a run would be overwritten, or when there is no checkpoint to
-    resume.
-    """
-    log_to_console(runtime.ranks.rank)
-    chosen = None
-    if runtime.ranks.rank == 0:
-        finish_replacements(folder / "checkpoints")
-        found = checkpoints.by_iteration(folder / "checkpoints")
-        if found and not (resume or iteration):
+
+@final
+class RunFolder:
+    """The folder of one run. Rank 0 owns it: it locks the folder until the process ends."""
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        """Start the console log. Makes no folder. Errors: PointDetError if another process trains in it."""
+        self.path, self._runtime = folder, runtime
+        self._lock: RunLock | None = None
+        log_to_console(runtime.ranks.rank)
+        keep_warnings(runtime.ranks)
+        logger.info("%s", runtime.describe())
+        if runtime.ranks.rank == 0 and folder.is_dir():
+            self._lock = RunLock(folder)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def checkpoint(self, resume: Resume, iteration: int = 0) -> Path | None:
+        """The checkpoint to resume: the one after `iteration` updates, else the last one that is whole.
+
+        Returns None if a new run starts. Errors: PointDetError when a run would be overwritten, or when there
+        is no checkpoint to resume.
+        """
+        chosen = self._choose(resume, iteration) if self._runtime.ranks.rank == 0 else None
+        chosen_by_rank_0: Path | None = self._runtime.ranks.broadcast(chosen)
+        return chosen_by_rank_0
+
+    def _choose(self, resume: Resume, iteration: int) -> Path | None:
+        folder = self.path / "checkpoints"
+        finish_replacements(folder)
+        found = checkpoints.by_iteration(folder)
+        if (found or (folder / "last").exists()) and resume == "never" and not iteration:
             raise PointDetError(
-                f"{folder} already holds a run; add --resume to continue it, or choose another -o"
-            )
-        if not found and (resume or iteration):
-            raise PointDetError(
-                f"there is no checkpoint to resume in {folder}; start without {'--iter' if iteration else '--resume'}"
+                f"{self.path} already holds a run; add --resume to continue it, or choose another -o"
             )
         if iteration:
-            chosen = checkpoints.at_iteration(folder / "checkpoints", iteration)
-        elif found:
-            chosen = checkpoints.find(folder / "checkpoints" / "last") or found[-1][1]
-    chosen_by_rank_0: Path | None = runtime.ranks.broadcast(chosen)
-    logger.info("%s", runtime.describe())
-    return chosen_by_rank_0
+            if not found:
+                raise PointDetError(f"there is no checkpoint to resume in {self.path}; start without --iter")
+            return checkpoints.at_iteration(folder, iteration)
+        candidates = checkpoints.candidates(folder)
+        for path in candidates:
+            if (fault := checkpoints.fault(path)) is None:
+                return path
+            logger.warning("%s; an older checkpoint is tried", fault)
+        if found or candidates:
+            raise PointDetError(
+                f"no checkpoint in {self.path} can be resumed; start a new run from one with --checkpoint"
+            )
+        if resume == "always":
+            raise PointDetError(f"there is no checkpoint to resume in {self.path}; start without --resume")
+        return None
+
+    def open(self, config: Config) -> None:
+        """Make the folder with config.yaml, environment.txt and log.txt.
+
+        Errors: PointDetError when the folder cannot be written, or when another process trains in it.
+        """
+        if self._runtime.ranks.rank == 0:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = self._lock or RunLock(self.path)
+                _keep(self.path / "config.yaml", load.dump(config))
+                write_text(self.path / "environment.txt", environment(self._runtime.describe()))
+                log_to_file(self.path)
+            except OSError as error:
+                raise PointDetError(
+                    f"cannot write to {self.path} ({error.strerror}); choose another -o"
+                ) from None
+        self._runtime.ranks.broadcast(None)  # the other ranks wait until the folder exists
+
+    def set_aside_newer(self, iteration: int) -> None:
+        """Move the checkpoints after `iteration` to a folder set_aside_N, so that none is replaced."""
+        if self._runtime.ranks.rank == 0:
+            aside = checkpoints.set_aside(self.path / "checkpoints", iteration)
+            if aside is not None:
+                logger.info("the checkpoints after iteration %d are now in %s", iteration, aside)
 
 
-def set_aside_newer(folder: Path, iteration: int, runtime: Runtime) -> None:
-    """Move the checkpoints after `iteration` to a folder set_aside_N, so that none is replaced."""
-    aside = checkpoints.set_aside(folder / "checkpoints", iteration) if runtime.ranks.rank == 0 else None
-    if aside is not None:
-        logger.info("the checkpoints after iteration %d are now in %s", iteration, aside)
-
-
-def open_folder(folder: Path, config: Config, runtime: Runtime) -> None:
-    """Make the run folder with config.yaml, environment.txt and log.txt.
-
-    Errors: PointDetError when the folder cannot be written.
-    """
-    if runtime.ranks.rank == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(load.dump(config), encoding="utf-8")
-            (folder / "environment.txt").write_text(environment(runtime.describe()), encoding="utf-8")
-            log_to_file(folder)
-        except OSError as error:
-            raise PointDetError(f"cannot write to {folder} ({error.strerror}); choose another -o") from None
-    runtime.ranks.broadcast(None)  # the other ranks wait until the folder exists
+def _keep(path: Path, text: str) -> None:
+    """Write a file. A predecessor with another text is kept: config.yaml as config_1.yaml, config_2.yaml, ..."""
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        numbered = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(1))
+        path.rename(next(free for free in numbered if not free.exists()))
+    write_text(path, text)

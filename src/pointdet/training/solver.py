@@ -160,7 +160,9 @@ class Solver:
         """Write Adam's moments and step counters to an .h5 file, in NNabla's format."""
         if self._blocked is not None:
             self._blocked.write_states()
-        self._adam.save_states(str(path))
+        states = self._adam.get_states()
+        moments = {name: {kind: v.data.data for kind, v in s.pstate.items()} for name, s in states.items()}
+        h5_file.write_solver(path, {name: (state.t, moments[name]) for name, state in states.items()})
 
     def load(self, path: Path, channel_last: bool) -> None:
         """Read a file of `save`. It may be of the same network in the other layout or with other input
@@ -179,9 +181,10 @@ class Solver:
                     f"{path} is not the solver state of this network (first: {first}); resume from another checkpoint"
                 )
         for name, state in states.items():
-            if f"{name}/t" not in stored:
+            steps = stored.get(f"{name}/t")
+            if steps is None or steps.size != 1 or not np.isfinite(steps).all():
                 raise PointDetError(f"{path} lacks {name}/t; resume from another checkpoint")
-            state.t = int(stored[f"{name}/t"])
+            state.t = int(steps.item())
         self._adam.set_states(states)
         if self._blocked is not None:
             self._blocked.read_states()

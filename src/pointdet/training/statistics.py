@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running statistics of batch normalisation over several ranks."""
+"""The running statistics of batch normalisation over several ranks.
+
+Each rank updates them on its own images, so they differ between ranks. A validation and a checkpoint use their
+mean. The training goes on with the own statistics of each rank, so it does not depend on when a checkpoint was
+written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import nnabla as nn
 
 from pointdet.ranks.base import Ranks
 
 
-def average_over_ranks(
-    ranks: Ranks, parameters: Mapping[str, nn.Variable], averages: Sequence[nn.NdArray]
-) -> None:
-    """Replace the running statistics by their mean over the ranks. Every rank must call it.
-
-    During training each rank updates them on its own images, so they differ between ranks. `averages`: the
-    moving averages of the running statistics, which are averaged too. It may be empty.
-    """
+@contextmanager
+def averaged_over_ranks(ranks: Ranks, statistics: Sequence[nn.NdArray]) -> Iterator[None]:
+    """Replace `statistics` by their mean over the ranks within the block. Every rank must call it."""
     if ranks.size == 1:
+        yield
         return
-    arrays = [parameter.data for parameter in parameters.values() if not parameter.need_grad]
-    arrays += averages
-    ranks.all_reduce(arrays)
-    for array in arrays:
+    own = [array.data.copy() for array in statistics]
+    ranks.all_reduce(statistics)
+    for array in statistics:
         array.data[...] /= ranks.size
+    try:
+        yield
+    finally:
+        for array, values in zip(statistics, own, strict=True):
+            array.data = values

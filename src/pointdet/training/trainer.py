@@ -15,8 +15,9 @@ from pointdet.arrays import Batch, Float64Array
 from pointdet.data.loader import Loader
 from pointdet.errors import PointDetError
 from pointdet.model.restore import Model
-from pointdet.stop_request import StopRequest
+from pointdet.stop_request import Stopped, StopRequest
 from pointdet.structures import Dataset
+from pointdet.training.data_faults import DataFaults
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.journal import Journal
 from pointdet.training.log_interval import LogInterval, column_names
@@ -24,7 +25,7 @@ from pointdet.training.moving_average import MovingAverage
 from pointdet.training.progress import Progress
 from pointdet.training.run_checkpoints import RunCheckpoints
 from pointdet.training.solver import Solver, learning_rate
-from pointdet.training.statistics import average_over_ranks
+from pointdet.training.statistics import averaged_over_ranks
 from pointdet.training.validation import MEANS, Validation
 
 logger = logging.getLogger("pointdet")
@@ -46,26 +47,46 @@ class Trainer:
         self._gradient_sum = self._ranks.gradient_sum(self._graph.terms["total"], self._solver.gradients)
         self._checkpoints = RunCheckpoints(folder / "checkpoints", model, self._solver, self._average)
         self._validation = Validation(model, val_set, self._average, folder) if val_set is not None else None
+        self._data_faults = DataFaults(loader, self._ranks)
+        self._on_gpu = not model.runtime.on_cpu
         self._progress = Progress(loader.iterations // config.train.accumulate, config.dataset.metric)
 
     def resume(self, checkpoint: Path) -> None:
         """Load a checkpoint folder. Errors: PointDetError when it belongs to another training."""
         self._checkpoints.load(checkpoint, self._progress)
+        if self._progress.update == 0 and not self._progress.validation_due:
+            self._checkpoints.keep_epoch(self._progress)  # the run was perhaps killed before it
 
     def run(self) -> bool:
         """Train to the last epoch. Returns False if a signal stopped the training, after writing `last`."""
         progress, terms = self._progress, list(self._graph.terms)
         columns = [*MEANS, *column_names(terms)]
-        journal = Journal(self._folder, columns, progress.step) if self._ranks.rank == 0 else None
-        log = LogInterval(self._settings, terms, self._ranks, journal)
+        journal = None
+        if self._ranks.rank == 0:
+            repeated = MEANS if progress.validation_due else ()
+            journal = Journal(self._folder, columns, progress.step, repeated)
+        log = LogInterval(self._settings, terms, self._ranks, journal, self._on_gpu)
         with closing(journal) if journal is not None else nullcontext(), StopRequest() as request:
-            while progress.epoch < self._settings.num_epochs:
-                if not self._train_epoch(request, log):
-                    epoch, update = progress.epoch + 1, progress.update
-                    logger.info("stopped at epoch %d, step %d; continue with --resume", epoch, update)
-                    return False
-                self._finish_epoch(journal)
-        return True
+            finished = self._run(request, log, journal)
+        if not finished:
+            where = f"epoch {progress.epoch + 1}, step {progress.update}"
+            if progress.validation_due:
+                where = f"the validation of epoch {progress.epoch}"
+            logger.info("stopped at %s; continue with --resume", where)
+        elif progress.best >= 0:
+            logger.info("best AP %.4f, in %s", progress.best, self._folder / "checkpoints" / "best")
+        return finished
+
+    def _run(self, request: StopRequest, log: LogInterval, journal: Journal | None) -> bool:
+        progress = self._progress
+        while True:
+            if progress.validation_due and not self._validate(request, log, journal):
+                return False
+            if progress.epoch >= self._settings.num_epochs:
+                return True
+            if not self._train_epoch(request, log):
+                return False
+            self._end_epoch()
 
     def _train_epoch(self, request: StopRequest, log: LogInterval) -> bool:
         """Run the remaining updates of the epoch. Returns False after a stop request, with `last` written."""
@@ -84,33 +105,59 @@ class Trainer:
                     self._check(log, lr)
                 if log_now:
                     log.write(progress, lr, self._solver.loss_scale)
-                if stop or save and not progress.epoch_is_over:  # `_finish_epoch` saves after the last update
-                    self._checkpoints.save("last", progress)
+                if stop or save and not progress.epoch_is_over:  # `_end_epoch` saves after the last update
+                    self._checkpoints.save_last(progress)
                 if stop:
                     return False
         return True
 
-    def _finish_epoch(self, journal: Journal | None) -> None:
-        """Validate if it is due, and write the checkpoints."""
+    def _end_epoch(self) -> None:
+        """Save the trained epoch. Nothing that happens in its validation can lose it."""
         settings, progress = self._settings, self._progress
         progress.next_epoch()
+        self._data_faults.warn_of_overflow(progress.epoch)
         last = progress.epoch == settings.num_epochs
-        if self._validation is not None and (last or progress.epoch % settings.val_intervals == 0):
-            average_over_ranks(self._ranks, self._parameters, self._average.statistics)
-            ap = self._validation.run(progress, journal)
-            if ap > progress.best:
+        progress.validation_due = self._validation is not None and (
+            last or progress.epoch % settings.val_intervals == 0
+        )
+        self._checkpoints.save_last(progress)
+        if not progress.validation_due:
+            self._checkpoints.keep_epoch(progress)
+
+    def _validate(self, request: StopRequest, log: LogInterval, journal: Journal | None) -> bool:
+        """Validate the last epoch. Returns False after a stop request; the resumed run validates then."""
+        progress, checkpoints = self._progress, self._checkpoints
+        if self._validation is not None:
+            started = time.monotonic()
+            try:
+                with averaged_over_ranks(self._ranks, checkpoints.statistics):
+                    ap = self._validation.run(progress, journal, lambda: request.requested)
+            except Stopped:
+                return False
+            log.validation_seconds = time.monotonic() - started
+            progress.validation_due = False
+            is_best = ap > progress.best
+            logger.info(
+                *("validation of epoch %d: AP %.4f, %s, %.0f s", progress.epoch, ap),
+                *("the best so far" if is_best else f"best {progress.best:.4f}", log.validation_seconds),
+            )
+            if is_best:
                 progress.best = ap
-                self._checkpoints.save("best", progress)
-        self._checkpoints.save("last", progress)
-        if settings.save_intervals and progress.epoch % settings.save_intervals == 0:
-            self._checkpoints.save(f"epoch_{progress.epoch:04d}", progress)
+                checkpoints.copy_last("best", progress)
+        progress.validation_due = False  # the resumed run may have no validation images
+        checkpoints.keep_epoch(progress)
+        checkpoints.update_last(progress)  # at the end: a run that was killed before repeats the validation
+        return True
 
     def _sum_over_ranks(self, parts: list[Batch], request: StopRequest) -> tuple[Float64Array, bool, bool]:
         """The divisors of the loss, whether any rank has a stop request, whether a checkpoint is due."""
         counts = sum((self._loss.count(part) for part in parts), np.zeros(len(self._loss.divisors)))
         due = self._ranks.rank == 0 and self._checkpoints.is_due(self._settings.save_minutes)
-        summed = self._ranks.sum(np.concatenate([counts, [float(request.requested), float(due)]]))
-        return summed[:-2], bool(summed[-2]), bool(summed[-1])
+        flags = [float(self._data_faults.unknown), float(request.requested), float(due)]
+        summed = self._ranks.sum(np.concatenate([counts, flags]))
+        if summed[-3]:
+            self._data_faults.share()
+        return summed[:-3], bool(summed[-2]), bool(summed[-1])
 
     def _update(self, parts: list[Batch], divisors: Float64Array) -> tuple[list[nn.NdArray] | None, float]:
         """Run one update on `accumulate` batches.
@@ -121,8 +168,8 @@ class Trainer:
         """
         solver, progress, settings = self._solver, self._progress, self._settings
         iterations = progress.updates_per_epoch
-        lr = learning_rate(settings.learning_rate, settings.num_epochs, iterations, progress.step)
-        progress.update += 1
+        lr = learning_rate(settings.learning_rate, settings.num_epochs, iterations, progress.position)
+        progress.next_update()
         solver.begin()
         terms, scale = [], solver.loss_scale.value
         for number, part in enumerate(parts, 1):

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
-from pointdet.evaluation.metrics import Metrics, measure
+from pointdet.errors import PointDetError, last_line
+from pointdet.evaluation.metrics import measure
 from pointdet.evaluation.report import table, write_detections, write_metrics
 from pointdet.evaluation.run import evaluate
 from pointdet.inference.predictor import Predictor
 from pointdet.model.restore import Model
-from pointdet.structures import Dataset
+from pointdet.structures import Dataset, Detections
 from pointdet.training.journal import Journal
 from pointdet.training.moving_average import MovingAverage
 from pointdet.training.progress import Progress
@@ -28,19 +30,41 @@ class Validation:
         """`folder`: the run folder. The results are written to its folder evaluation/."""
         self._predictor = Predictor.of(model)
         self._ranks, self._metric = model.runtime.ranks, model.config.dataset.metric
+        self._settings = model.config.train
         self._dataset, self._average, self._folder = dataset, average, folder / "evaluation"
 
-    def run(self, progress: Progress, journal: Journal | None) -> float:
-        """Evaluate on all ranks and return the AP. Every rank must call it; rank 0 writes and logs."""
+    def run(self, progress: Progress, journal: Journal | None, stop: Callable[[], bool]) -> float:
+        """Evaluate on all ranks and return the AP. Raises Stopped if `stop()` becomes true on any rank.
+
+        Every rank must call it; rank 0 writes and logs. Errors: PointDetError if the results cannot be
+        computed or written; with train.failed_validation `continue` it is logged and the AP is -1.
+        """
         with self._average.applied():
-            detections = evaluate(self._predictor, self._dataset, self._ranks)
-        metrics: Metrics | None = None
+            detections = evaluate(self._predictor, self._dataset, self._ranks, stop)
+        ap, fault = -1.0, ""
         if self._ranks.rank == 0:
-            metrics = measure(self._dataset, detections, self._metric)
-            write_metrics(self._folder / "metrics.json", self._dataset, self._metric, metrics)
+            try:
+                ap = self._measure(detections, progress, journal)
+            except (PointDetError, OSError) as error:
+                fault = last_line(error)
+        outcome: tuple[float, str] = self._ranks.broadcast((ap, fault))
+        ap, fault = outcome
+        if fault:
+            sentence = f"the validation of epoch {progress.epoch} failed ({fault})"
+            if self._settings.failed_validation == "stop":
+                raise PointDetError(
+                    f"{sentence}; the epoch is saved: correct the cause and continue with --resume"
+                )
+            logger.warning("%s; the training goes on", sentence)
+        return ap
+
+    def _measure(self, detections: list[Detections], progress: Progress, journal: Journal | None) -> float:
+        metrics = measure(self._dataset, detections, self._metric)
+        write_metrics(self._folder / "metrics.json", self._dataset, self._metric, metrics)
+        if self._settings.save_detections:
             write_detections(self._folder / "detections.json", self._dataset, detections)
-            logger.info("epoch %d\n%s", progress.epoch, table(self._dataset, self._metric, metrics))
-            if journal is not None:
-                means = {name: value for name, value in metrics.items() if name in MEANS}
-                journal.write(progress.epoch, progress.step, means)
-        return float(self._ranks.broadcast(metrics["AP"] if metrics else None))
+        logger.info("epoch %d\n%s", progress.epoch, table(self._dataset, self._metric, metrics))
+        if journal is not None:
+            means = {name: value for name, value in metrics.items() if name in MEANS}
+            journal.write(progress.epoch, progress.step, means)
+        return float(metrics["AP"])

@@ -84,7 +84,11 @@ def fit_all(
     Errors: PointDetError, which names the first parameter that does not fit.
     """
     report = fit(arrays, parameters, channel_last)
-    if class_bias in arrays and arrays[class_bias].shape != parameters[class_bias].shape:
+    if (
+        class_bias in arrays
+        and arrays[class_bias].shape != parameters[class_bias].shape
+        and arrays[class_bias].ndim == 1
+    ):
         raise PointDetError(
             f"{source} was trained for {len(arrays[class_bias])} classes, but "
             f"{parameters[class_bias].shape[0]} are requested; give the class names it was trained with, or "
@@ -104,7 +108,9 @@ def with_input_channels(arrays: Arrays, channels: int, channel_last: bool) -> Ar
     The fourth channel of an image is always zero; its weights are zero or are removed.
     """
     axis = 3 if channel_last else 1
-    if STEM not in arrays or arrays[STEM].shape[axis] not in (3, 4) or arrays[STEM].shape[axis] == channels:
+    if STEM not in arrays or arrays[STEM].ndim != 4:
+        return arrays
+    if arrays[STEM].shape[axis] not in (3, 4) or arrays[STEM].shape[axis] == channels:
         return arrays
     stem = arrays[STEM]
     if channels == 3:

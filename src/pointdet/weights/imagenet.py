@@ -18,6 +18,6 @@ def from_torch(arrays: Arrays, arch: str, colour_order: str) -> Arrays:
     `input.mean` and `input.std` differ from them, fine-tuning adapts the parameters.
     """
     ours = to_ours(arrays, imagenet(arch, bottleneck="layer1.0.conv3.weight" in arrays))
-    if colour_order == "bgr" and STEM in ours:
+    if colour_order == "bgr" and STEM in ours and ours[STEM].ndim == 4:
         ours[STEM] = np.ascontiguousarray(ours[STEM][:, ::-1])
     return ours

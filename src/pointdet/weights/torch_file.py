@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import mmap
 import struct
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.errors import PointDetError
+from pointdet.weights import zip_file
 from pointdet.weights.torch_pickle import KINDS, Dict, Pickles, Tensor, broken
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 WRAPPERS = ("state_dict", "model", "net")
 MAX_WRAPPERS = 4  # nested ones; a dict may contain itself
-MAX_DIRECTORY = 1 << 22  # bytes of a zip directory, for which zipfile needs ten times as much memory
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the legacy layout
 
 Layout = tuple[
@@ -73,21 +72,12 @@ def _other(start: bytes) -> str:
     return "is not a weight file of torch; give a file that torch.save wrote"
 
 
-class _ShortReads(io.FileIO):
-    """A file that refuses long reads: zipfile reads the whole directory, however long it is."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile
-        return super().read(size) or b""
-
-
 def _unzip(path: Path, whole: memoryview) -> Layout:
     """PyTorch 1.6 and later: NAME/data.pkl, and each storage as NAME/data/KEY, all uncompressed."""
     try:
-        with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
+        with zip_file.opened(path) as archive:
             members = {member.filename: member for member in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, OSError, OverflowError, ValueError, struct.error):
+    except zip_file.ERRORS:
         raise broken(path, "its zip directory is missing or damaged") from None
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:

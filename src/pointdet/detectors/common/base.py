@@ -6,6 +6,7 @@ Outputs and targets are dictionaries by name. The codec works with NumPy, the ot
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import nnabla as nn
 
 from pointdet.arrays import Batch, Float64Array
 from pointdet.codec import Codec
+from pointdet.ops.cpu.process_state import building
 from pointdet.ops.layers import Mode, colour
 
 Variables = dict[str, nn.Variable]
@@ -56,6 +58,8 @@ class Detector:
     image_channels: int  # 3, or 4 with a channel of zeros
     channel_last: bool
     scope: OrderedDict[str, nn.Variable] = field(default_factory=OrderedDict)
+    # Held during a forward pass: NNabla's arrays, here the parameters, must not be read by two passes at once.
+    running: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     def outputs(
         self,
@@ -71,7 +75,7 @@ class Detector:
         are in a scope of the stack: stack1, stack2. `context` is the context of the network, half or float.
         The pixels are normalised in the current context, which is float.
         """
-        with nn.parameter_scope("", self.scope):
+        with building, nn.parameter_scope("", self.scope):
             x = colour(images, colour_matrix, mode)
             with nn.context_scope(context):
                 features = self.backbone(x, mode)
@@ -90,7 +94,7 @@ class Detector:
 
     def parameters(self, trainable_only: bool = False) -> dict[str, nn.Variable]:
         """The parameters by path, in the order of their creation."""
-        with nn.parameter_scope("", self.scope):
+        with building, nn.parameter_scope("", self.scope):
             return dict(nn.get_parameters(grad_only=trainable_only))
 
     @property

@@ -8,8 +8,9 @@ from nnabla.function import PythonFunction
 
 from pointdet.ops.cpu.blas import BlasConvolution, GroupedBlasConvolution
 from pointdet.ops.cpu.memory import data, grad, silent, store
-from pointdet.ops.cpu.onednn import OneDnnConvolution
+from pointdet.ops.cpu.onednn import shared_convolution
 from pointdet.ops.cpu.primitives import ConvolutionPrimitives, ConvolutionShape
+from pointdet.ops.cpu.process_state import function_context
 
 
 def convolution(
@@ -28,19 +29,19 @@ def convolution(
     library: "blas" or "onednn".
     """
     inputs = [x, w] if b is None else [x, w, b]
-    return _Convolution(nn.get_current_context(), library, pad, stride, dilation, groups)(*inputs)
+    return _Convolution(function_context(), library, pad, stride, dilation, groups)(*inputs)
 
 
 def deconvolution(
     x: nn.Variable, w: nn.Variable, *, pad: int, stride: int, groups: int = 1, library: str
 ) -> nn.Variable:
     """Like F.deconvolution: x (B, C, h, w), w (C, O / groups, k, k). library: "blas" or "onednn"."""
-    return _Deconvolution(nn.get_current_context(), library, pad, stride, 1, groups)(x, w)
+    return _Deconvolution(function_context(), library, pad, stride, 1, groups)(x, w)
 
 
 def _make_primitives(shape: ConvolutionShape, library: str) -> ConvolutionPrimitives:
     if library == "onednn":
-        return OneDnnConvolution(shape)
+        return shared_convolution(shape)
     return GroupedBlasConvolution(shape) if shape.groups > 1 else BlasConvolution(shape)
 
 

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from pointdet.arrays import Float32Array
 from pointdet.ops.cpu.blas import BLOCK
 from pointdet.ops.cpu.memory import data, grad, silent, store, workspace
+from pointdet.ops.cpu.process_state import function_context
 
 X, W, OFFSET, MASK, BIAS = range(5)
 
@@ -32,7 +33,7 @@ def deformable_convolution(
 
     x (B, C, H, W), w (O, C, 3, 3), offset (B, 18, H, W) with y, x of each sample, mask (B, 9, H, W), b (O,).
     """
-    return _DeformableConvolution(nn.get_current_context())(x, w, offset, mask, b)
+    return _DeformableConvolution(function_context())(x, w, offset, mask, b)
 
 
 class _DeformableConvolution(PythonFunction):

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy views of NNabla's arrays, and work memory that is kept between calls."""
+"""NumPy views of NNabla's arrays, and the work memory of each thread, which is kept between calls."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
-from collections.abc import Iterator
-from contextlib import ContextDecorator, contextmanager
-from typing import cast
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import nnabla as nn
 import numpy as np
@@ -22,47 +25,67 @@ for name in ("nnabla.nnabla", "nnabla.nnabla_ext", "nnabla.gc"):
 
 CPU = nn.Context(["cpu:float"], "CpuCachedArray", "")
 
-# A training that diverges is detected at its loss. Here it would only cause a warning for every layer.
-silent = cast(ContextDecorator, np.errstate(over="ignore", invalid="ignore"))
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
-_recomputing = False
 
-# Shared by all layers: new memory costs more than the copy into it. One graph runs at a time.
-_space: dict[str, Float32Array] = {}
-_zeros: Float32Array = np.zeros(0, np.float32)
+class _Thread(threading.local):
+    """What each thread has for itself: NNabla runs without the GIL, so graphs run at the same time."""
+
+    def __init__(self) -> None:
+        self.recomputing = False
+        # Shared by all layers: new memory costs more than the copy into it.
+        self.space: dict[str, Float32Array] = {}
+        self.zeros: Float32Array = np.zeros(0, np.float32)
+
+
+_thread = _Thread()
+
+
+def silent(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorator: no warnings of NumPy. A training that diverges is detected at its loss.
+
+    `np.errstate` as a decorator would keep the former state of all threads in one place.
+    """
+
+    @wraps(function)
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return function(*args, **kwargs)
+
+    return wrapper
 
 
 @contextmanager
 def backward_pass() -> Iterator[None]:
     """Context of a backward pass: forward calls inside only recompute outputs (gradient checkpointing)."""
-    global _recomputing
-    _recomputing = True
+    _thread.recomputing = True
     try:
         yield
     finally:
-        _recomputing = False
+        _thread.recomputing = False
 
 
 def recomputing() -> bool:
     """Whether a forward call is the second one of the step, which must not update running statistics."""
-    return _recomputing
+    return _thread.recomputing
 
 
 def workspace(name: str, *shape: int) -> Float32Array:
-    """An array in memory that is kept under this name, with undefined content."""
-    size = int(np.prod(shape))
-    if name not in _space or _space[name].size < size:
-        _space[name] = np.empty(size, np.float32)
-    return _space[name][:size].reshape(shape)
+    """An array in memory that the thread keeps under this name, with undefined content."""
+    space, size = _thread.space, math.prod(shape)
+    array = space.get(name)
+    if array is None or array.size < size:
+        array = space[name] = np.empty(size, np.float32)
+    return array[:size].reshape(shape)
 
 
 def zeros(*shape: int) -> Float32Array:
-    """A shared array of zeros. Do not write to it."""
-    global _zeros
-    size = int(np.prod(shape))
-    if _zeros.size < size:
-        _zeros = np.zeros(size, np.float32)
-    return _zeros[:size].reshape(shape)
+    """An array of zeros that all layers share. Do not write to it."""
+    size = math.prod(shape)
+    if _thread.zeros.size < size:
+        _thread.zeros = np.zeros(size, np.float32)
+    return _thread.zeros[:size].reshape(shape)
 
 
 def store(target: Float32Array, values: Float32Array, accumulate: bool) -> None:

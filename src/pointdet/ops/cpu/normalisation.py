@@ -14,6 +14,7 @@ from nnabla.function import PythonFunction
 
 from pointdet.arrays import Float32Array
 from pointdet.ops.cpu.memory import data, grad, recomputing, silent, store, workspace, zeros
+from pointdet.ops.cpu.process_state import function_context
 
 BLOCK = 1 << 16  # values of a block: 256 KiB
 
@@ -36,7 +37,7 @@ def batch_normalization(
     `batch_stat`, mean and var are updated.
     """
     inputs = [x, *parameters] if shortcut is None else [x, *parameters, shortcut]
-    return _BatchNormalization(nn.get_current_context(), decay, eps, batch_stat, relu)(*inputs)
+    return _BatchNormalization(function_context(), decay, eps, batch_stat, relu)(*inputs)
 
 
 class _BatchNormalization(PythonFunction):

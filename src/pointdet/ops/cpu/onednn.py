@@ -2,30 +2,37 @@
 """Convolution primitives with oneDNN 3.x, if its library is installed (the extra `onednn`).
 
 oneDNN chooses the memory layouts. Its reorder primitives convert arrays to these layouts and back, in memory
-that all layers share. Names and numbers are those of the C interface, dnnl.h and dnnl_types.h.
+that all layers of a thread share. Layers of one geometry share their primitives, in all threads and networks.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
+import threading
 from collections.abc import Sequence
-from ctypes import Structure, byref, c_int, c_int64, c_size_t, c_void_p
-from functools import cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, distribution
+from ctypes import c_int, c_void_p
+from functools import cached_property
 from typing import Any
-
-import numpy as np
+from weakref import WeakValueDictionary
 
 from pointdet.arrays import Float32Array
-from pointdet.errors import PointDetError
 from pointdet.ops.cpu.memory import workspace
+from pointdet.ops.cpu.onednn_library import (
+    Execution,
+    Handle,
+    Kernel,
+    Memory,
+    any_layout,
+    dimensions,
+    library,
+    library_file,
+    plain_layout,
+    reorder,
+    require,
+)
 from pointdet.ops.cpu.primitives import ConvolutionShape
 
-PACKAGE = "onednn-cpu-gomp"
-FILE = "libdnnl.so.3"
+__all__ = ["OneDnnConvolution", "library_file", "require", "shared_convolution"]
 
-CPU, IN_ORDER, FLOAT, ANY = 1, 1, 3, 1
 DIRECT = 1  # the algorithm
 FORWARD_TRAINING = 64
 # Index of an argument, and the query for its memory layout.
@@ -33,64 +40,14 @@ SRC, WEIGHTS, DST = (1, 129), (33, 131), (17, 133)
 DIFF_SRC, DIFF_WEIGHTS, DIFF_DST = (129, 130), (161, 132), (145, 134)
 FROM, TO = 1, 17  # of a reorder
 
-
-class _Argument(Structure):
-    _fields_ = (("arg", c_int), ("memory", c_void_p))
-
-
-def library_file() -> str | None:
-    """Path of the installed library, or None."""
-    try:
-        files = distribution(PACKAGE).files or []
-    except PackageNotFoundError:
-        return None
-    found = [str(f.locate()) for f in files if f.name == FILE]
-    return os.path.realpath(found[0]) if found else None
+_shared: WeakValueDictionary[ConvolutionShape, OneDnnConvolution] = WeakValueDictionary()
+_sharing = threading.Lock()
 
 
-class _Library:
-    """The loaded library with the engine and the stream of this process."""
-
-    def __init__(self, file: str) -> None:
-        self._functions = ctypes.CDLL(file)
-        self.engine, self.stream = c_void_p(), c_void_p()
-        self("dnnl_engine_create", byref(self.engine), c_int(CPU), c_size_t(0))
-        self("dnnl_stream_create", byref(self.stream), self.engine, c_int(IN_ORDER))
-
-    def __call__(self, function: str, *arguments: Any) -> None:
-        status = getattr(self._functions, function)(*arguments)
-        if status:
-            raise RuntimeError(f"oneDNN: {function} gave status {status}")
-
-    def layout(self, description: c_void_p, query: int) -> c_void_p:
-        """The memory layout that a primitive uses for an argument."""
-        function = self._functions.dnnl_primitive_desc_query_md
-        function.restype = c_void_p
-        return c_void_p(function(description, c_int(query), c_int(0)))
-
-    def size(self, layout: c_void_p) -> int:
-        function = self._functions.dnnl_memory_desc_get_size
-        function.restype = c_size_t
-        return int(function(layout))
-
-    def equal(self, one: c_void_p, other: c_void_p) -> bool:
-        return bool(self._functions.dnnl_memory_desc_equal(one, other))
-
-
-def require() -> str:
-    """Path of the installed library. Errors: PointDetError if it is not installed."""
-    file = library_file()
-    if file is None:
-        raise PointDetError(
-            f"runtime.cpu_kernels is onednn, but {PACKAGE} is not installed; "
-            f"pip install {PACKAGE}, or choose blas"
-        )
-    return file
-
-
-@lru_cache(maxsize=1)
-def _library() -> _Library:
-    return _Library(require())
+def shared_convolution(shape: ConvolutionShape) -> OneDnnConvolution:
+    """The primitives of this geometry, which exist as long as a layer uses them."""
+    with _sharing:
+        return _shared.setdefault(shape, OneDnnConvolution(shape))
 
 
 class OneDnnConvolution:
@@ -119,61 +76,44 @@ class OneDnnConvolution:
 
     @cached_property
     def _backward_data(self) -> _Primitive:
-        description = c_void_p()
-        _library()(
-            "dnnl_convolution_backward_data_primitive_desc_create",
-            *(byref(description), _library().engine, c_int(DIRECT)),
-            *(self._layout("x"), self._layout("w"), self._layout("y")),
-            *(*self._parameters(), self._describe_forward(), None),
-        )
+        layouts = (self._layout("x"), self._layout("w"), self._layout("y"))
+        description = self._describe("backward_data", layouts, self._describe_forward())
         return self._primitive(description, [(WEIGHTS, "w"), (DIFF_DST, "y"), (DIFF_SRC, "x")])
 
     @cached_property
     def _backward_weights(self) -> _Primitive:
-        description = c_void_p()
-        _library()(
-            "dnnl_convolution_backward_weights_primitive_desc_create",
-            *(byref(description), _library().engine, c_int(DIRECT)),
-            *(self._layout("x"), self._layout("w"), None, self._layout("y")),
-            *(*self._parameters(), self._describe_forward(), None),
-        )
+        layouts = (self._layout("x"), self._layout("w"), None, self._layout("y"))
+        description = self._describe("backward_weights", layouts, self._describe_forward())
         return self._primitive(description, [(SRC, "x"), (DIFF_DST, "y"), (DIFF_WEIGHTS, "w")])
 
-    def _describe_forward(self) -> c_void_p:
-        description = c_void_p()
-        _library()(
-            "dnnl_convolution_forward_primitive_desc_create",
-            *(byref(description), _library().engine, c_int(FORWARD_TRAINING), c_int(DIRECT)),
-            *(self._layout("x"), self._layout("w"), None, self._layout("y")),
-            *(*self._parameters(), None),
-        )
-        return description
+    def _describe_forward(self) -> Handle:
+        layouts = (self._layout("x"), self._layout("w"), None, self._layout("y"))
+        return self._describe("forward", layouts, None)
 
-    def _parameters(self) -> tuple[Any, ...]:
-        """Strides, dilations (0 means none), paddings before and after."""
+    def _describe(self, direction: str, layouts: tuple[Handle | None, ...], forward: Handle | None) -> Handle:
+        """The description of a primitive. A backward primitive needs that of the forward one as a hint."""
         s = self._shape
-        return tuple(_dimensions((n, n)) for n in (s.stride, s.dilation - 1, s.pad, s.pad))
+        kind = () if forward else (c_int(FORWARD_TRAINING),)
+        # Strides, dilations (0 means none), paddings before and after.
+        parameters = [dimensions((n, n)) for n in (s.stride, s.dilation - 1, s.pad, s.pad)]
+        return Handle(
+            *("primitive_desc", f"dnnl_convolution_{direction}_primitive_desc_create", library().engine),
+            *(*kind, c_int(DIRECT), *layouts, *parameters),
+            *((forward,) if forward else ()),
+            library().attributes,
+        )
 
     def _dims(self, name: str) -> tuple[int, ...]:
         shape, groups = self._shapes[name], self._shape.groups
         return (groups, shape[0] // groups, *shape[1:]) if name == "w" and groups > 1 else shape
 
-    def _layout(self, name: str) -> c_void_p:
+    def _layout(self, name: str) -> Handle:
         """Chosen by the library. A 1x1 convolution takes C-contiguous arrays, so that it needs no reorder."""
-        if self._shape.kernel == 1:
-            return _plain(self._dims(name))
-        dims, layout = self._dims(name), c_void_p()
-        _library()(
-            "dnnl_memory_desc_create_with_tag",
-            *(byref(layout), c_int(len(dims)), _dimensions(dims), c_int(FLOAT), c_int(ANY)),
-        )
-        return layout
+        return (plain_layout if self._shape.kernel == 1 else any_layout)(self._dims(name))
 
-    def _primitive(
-        self, description: c_void_p, arguments: Sequence[tuple[tuple[int, int], str]]
-    ) -> _Primitive:
+    def _primitive(self, description: Handle, arguments: Sequence[tuple[tuple[int, int], str]]) -> _Primitive:
         operands = [
-            _Operand(description, argument, query, self._dims(name), slot)
+            _Operand(description, argument, query, self._dims(name), slot, written=slot == 2)
             for slot, ((argument, query), name) in enumerate(arguments)
         ]
         return _Primitive(description, operands)
@@ -182,102 +122,93 @@ class OneDnnConvolution:
 class _Primitive:
     """A oneDNN primitive with two inputs and one output, all C-contiguous NumPy arrays."""
 
-    def __init__(self, description: c_void_p, operands: list[_Operand]) -> None:
-        self._primitive = c_void_p()
-        _library()("dnnl_primitive_create", byref(self._primitive), description)
-        self._operands = operands
-        self._arguments = (_Argument * 3)()
+    def __init__(self, description: Handle, operands: list[_Operand]) -> None:
+        self._kernel, self._operands = Kernel(description), operands
+        self._thread = threading.local()
 
     def __call__(
         self, first: Float32Array, second: Float32Array, result: Float32Array, accumulate: bool
     ) -> None:
-        target = workspace("sum", *result.shape) if accumulate else result
-        *inputs, output = self._operands
-        for operand, array in zip(inputs, (first, second), strict=True):
-            operand.read(array)
-        output.bind(target)
-        for slot, operand in zip(self._arguments, self._operands, strict=True):
-            slot.arg, slot.memory = operand.argument, operand.memory
-        library = _library()
-        library("dnnl_primitive_execute", self._primitive, library.stream, c_int(3), self._arguments)
-        output.write()
-        library("dnnl_stream_wait", library.stream)
+        if (substitute := library().substitute) is not None:
+            substitute.submit(self._execute, first, second, result, accumulate).result()
+        else:
+            self._execute(first, second, result, accumulate)
+
+    def _execute(
+        self, first: Float32Array, second: Float32Array, result: Float32Array, accumulate: bool
+    ) -> None:
+        call: _Call | None = getattr(self._thread, "call", None)
+        if call is None:
+            call = self._thread.call = _Call(self._kernel, self._operands)
         if accumulate:
+            target = workspace("sum", *result.shape)
+            call(first, second, target)
             result += target
+        else:
+            call(first, second, result)
+
+
+class _Call:
+    """What one thread needs to execute a primitive. It does not refer to the `_Primitive` that holds it."""
+
+    def __init__(self, kernel: Kernel, operands: Sequence[_Operand]) -> None:
+        self._buffers = [_Buffer(operand) for operand in operands]
+        arguments = [(o.argument, b.memory) for o, b in zip(operands, self._buffers, strict=True)]
+        self._execution = Execution(kernel, arguments)
+
+    def __call__(self, *arrays: Float32Array) -> None:
+        """The last array is the output."""
+        for buffer, array in zip(self._buffers, arrays, strict=True):
+            buffer.bind(array)
+        *inputs, output = self._buffers
+        for buffer in inputs:
+            buffer.convert()
+        self._execution()
+        output.convert()
+        self._execution.wait()
 
 
 class _Operand:
-    """An argument of a primitive: the array, or a copy of it in the primitive's layout."""
+    """An argument of a primitive, which reads or writes it in a layout of its own or as a plain array."""
 
     def __init__(
-        self, description: c_void_p, argument: int, query: int, dims: tuple[int, ...], slot: int
+        self, description: Handle, argument: int, query: int, dims: tuple[int, ...], slot: int, written: bool
     ) -> None:
-        library = _library()
-        self.argument, self._slot = argument, slot
-        plain, layout = _plain(dims), library.layout(description, query)
-        self._plain = _memory(plain)
-        self._direct = library.equal(plain, layout)
-        self._size = library.size(layout)
-        self.memory = self._plain if self._direct else _memory(layout)
-        if not self._direct:
-            self._reorder_in, self._reorder_out = _reorder(plain, layout), _reorder(layout, plain)
-            self._arguments_in = _pair(self._plain, self.memory)
-            self._arguments_out = _pair(self.memory, self._plain)
+        self.argument, self.written = argument, written
+        self.plain = plain_layout(dims)
+        self._description = description  # the layout belongs to it
+        self.layout: c_void_p = library().layout(description, query)
+        self.direct = library().equal(self.plain, self.layout)
+        self.space, self.size = f"operand {slot}", library().size(self.layout)
+
+    @cached_property
+    def reorder(self) -> Kernel:
+        """From the plain layout to that of the primitive, or back for an output."""
+        ends: tuple[Any, Any] = (self.plain, self.layout)
+        return reorder(*reversed(ends)) if self.written else reorder(*ends)
+
+
+class _Buffer:
+    """An operand of one thread: the array, or a copy of it in the primitive's layout."""
+
+    def __init__(self, operand: _Operand) -> None:
+        self._operand = operand
+        self._plain = Memory(operand.plain)
+        self._reorder: Execution | None = None
+        self.memory = self._plain
+        if not operand.direct:
+            self.memory = Memory(operand.layout)
+            ends = [self._plain, self.memory]
+            source, target = reversed(ends) if operand.written else ends
+            self._reorder = Execution(operand.reorder, [(FROM, source), (TO, target)])
 
     def bind(self, array: Float32Array) -> None:
-        """Set the memory of the array and, if there is a copy, the shared memory for it."""
-        _set_data(self._plain, array)
-        if not self._direct:
-            _set_data(self.memory, workspace(f"operand {self._slot}", self._size // 4 + 1))
+        """Use this array and, if there is a copy, the memory for it that all layers share."""
+        self._plain.bind(array)
+        if self._reorder is not None:
+            self.memory.bind(workspace(self._operand.space, self._operand.size // 4 + 1))
 
-    def read(self, array: Float32Array) -> None:
-        """Bind an input and convert it to the primitive's layout."""
-        self.bind(array)
-        if not self._direct:
-            library = _library()
-            library("dnnl_primitive_execute", self._reorder_in, library.stream, c_int(2), self._arguments_in)
-
-    def write(self) -> None:
-        """Convert the output to the layout of the bound array."""
-        if not self._direct:
-            library = _library()
-            library(
-                "dnnl_primitive_execute", self._reorder_out, library.stream, c_int(2), self._arguments_out
-            )
-
-
-def _pair(source: c_void_p, target: c_void_p) -> Any:
-    return (_Argument * 2)(_Argument(FROM, source), _Argument(TO, target))
-
-
-def _dimensions(numbers: Sequence[int]) -> Any:
-    return (c_int64 * len(numbers))(*numbers)
-
-
-def _plain(dims: tuple[int, ...]) -> c_void_p:
-    """The layout of a C-contiguous array."""
-    strides = [int(np.prod(dims[i + 1 :])) for i in range(len(dims))]
-    layout = c_void_p()
-    _library()(
-        "dnnl_memory_desc_create_with_strides",
-        *(byref(layout), c_int(len(dims)), _dimensions(dims), c_int(FLOAT), _dimensions(strides)),
-    )
-    return layout
-
-
-def _memory(layout: c_void_p) -> c_void_p:
-    memory = c_void_p()
-    _library()("dnnl_memory_create", byref(memory), layout, _library().engine, c_void_p(0))
-    return memory
-
-
-def _reorder(source: c_void_p, target: c_void_p) -> c_void_p:
-    description, primitive = c_void_p(), c_void_p()
-    engine = _library().engine
-    _library()("dnnl_reorder_primitive_desc_create", byref(description), source, engine, target, engine, None)
-    _library()("dnnl_primitive_create", byref(primitive), description)
-    return primitive
-
-
-def _set_data(memory: c_void_p, array: Float32Array) -> None:
-    _library()("dnnl_memory_set_data_handle", memory, c_void_p(array.ctypes.data))
+    def convert(self) -> None:
+        """Convert an input to the primitive's layout, or the output to the plain layout."""
+        if self._reorder is not None:
+            self._reorder()

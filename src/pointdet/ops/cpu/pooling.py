@@ -11,6 +11,7 @@ from nnabla.function import PythonFunction
 
 from pointdet.arrays import Float32Array
 from pointdet.ops.cpu.memory import data, grad, silent, store, workspace
+from pointdet.ops.cpu.process_state import function_context
 
 BLOCK = 1 << 17  # values of a block of maps: 512 KiB
 
@@ -20,7 +21,7 @@ def running_maximum(x: nn.Variable, axis: int, from_end: bool) -> nn.Variable:
 
     The gradient goes to the cell of the maximum. Among equal cells it goes to the first one from that end.
     """
-    return _RunningMaximum(nn.get_current_context(), axis, from_end)(x)
+    return _RunningMaximum(function_context(), axis, from_end)(x)
 
 
 class _RunningMaximum(PythonFunction):
