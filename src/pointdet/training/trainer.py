@@ -39,11 +39,11 @@ class Trainer:
         config, self._ranks = model.config, model.runtime.ranks
         self._settings, self._mixed = config.train, config.mixed_precision.mixed_precision
         self._loader, self._loss, self._folder = loader, model.detector.loss, folder
-        self._parameters = model.detector.parameters()
+        parameters = model.detector.parameters()
         in_blocks = model.runtime.kernels(self._mixed) != "nnabla"
         self._graph = TrainingGraph(config, model.detector, model.runtime)
-        self._solver = Solver(config.train, config.mixed_precision, self._parameters, in_blocks)
-        self._average = MovingAverage(self._parameters, config.train.ema_decay, in_blocks)
+        self._solver = Solver(config.train, config.mixed_precision, parameters, in_blocks)
+        self._average = MovingAverage(parameters, config.train.ema_decay, in_blocks)
         self._gradient_sum = self._ranks.gradient_sum(self._graph.terms["total"], self._solver.gradients)
         self._checkpoints = RunCheckpoints(folder / "checkpoints", model, self._solver, self._average)
         self._validation = Validation(model, val_set, self._average, folder) if val_set is not None else None
