@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 
 MAX_LENGTH = 1200  # characters of a message; names and values in files can be of any length
 KEPT = 400  # characters at the end of a longer message, where the fix is
+# Errors of writing that are no mistake of the program: a full disk, a quota, a size limit, a disk without writing.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 # C0 and C1 controls (escape sequences of terminals), line and paragraph separators, changes of the writing direction,
 # and surrogates, which cannot be encoded.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

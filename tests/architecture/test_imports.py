@@ -13,7 +13,15 @@ import pytest
 
 # From the top down. A package may import from lower layers only; packages of one layer do not import each other.
 LAYERS = (
-    {"main", "test", "demo", "save_nnp", "convert_weights", "pointdet.__main__"},
+    {
+        "main",
+        "test",
+        "demo",
+        "save_nnp",
+        "convert_weights",
+        "pointdet.__main__",
+        "pointdet.data.shapes.__main__",
+    },
     {"pointdet.programs"},
     {"pointdet.training"},
     {"pointdet.evaluation", "pointdet"},
@@ -68,8 +76,10 @@ MAIN_MODULES = (
 
 
 def package(module):
-    """pointdet.data.coco -> pointdet.data. The modules right below pointdet are packages of their own."""
-    return ".".join(module.split(".")[:2])
+    """pointdet.data.coco -> pointdet.data. The modules right below pointdet are packages of their own, and so is
+    every `__main__`, which is a script.
+    """
+    return module if module.endswith(".__main__") else ".".join(module.split(".")[:2])
 
 
 def folder(module, modules):

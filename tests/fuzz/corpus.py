@@ -36,6 +36,7 @@ def write(folder: Path) -> None:
         "journal table": [_table()],
         "journal series": [b"".join(b"%d %.9g\n" % (step, 1 / step) for step in range(1, 9))],
         "state": _states(config),
+        "resumed state": [_run(folder / "run")],
         "npz": [_npz(np.savez), _npz(np.savez_compressed)],
         "safetensors": [
             save(_arrays()),
@@ -107,6 +108,16 @@ def _states(config) -> list[bytes]:
     run = {"epoch": 2, "update": 1, "updates_per_epoch": 4, "best_ap": None, "ranks": 1}
     scale = {"value": 1.0, "good_steps": 0, "skipped_steps": 0, "skips_in_a_row": 0}
     return [json.dumps(content).encode() for content in (state, state | run | {"loss_scale": scale})]
+
+
+def _run(folder: Path) -> bytes:
+    """The state of a checkpoint of a run; its folder is FOLDER/last."""
+    from fuzz.readers import run_checkpoints
+
+    from pointdet.training.progress import Progress
+
+    run_checkpoints(folder).save_last(Progress(4, "coco", epoch=1, update=2, step=6))
+    return (folder / "last" / "state.json").read_bytes()
 
 
 def _arrays() -> dict[str, np.ndarray]:
@@ -202,7 +213,16 @@ def _exported(config, folder: Path) -> dict[str, list[bytes]]:
     model = tiny.model(config)
     nnp.write(model, folder / "x.nnp")
     return {
-        "onnx": [onnx.convert(model).SerializeToString()],
+        "onnx": [onnx.convert(model).SerializeToString(), _external(onnx.convert(model))],
         "nnp": [(folder / "x.nnp").read_bytes()],
         "nnp metadata": [(folder / "x.json").read_bytes()],
     }
+
+
+def _external(network) -> bytes:
+    """An .onnx file whose first tensor is in another file."""
+    tensor = network.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = tensor.EXTERNAL
+    tensor.external_data.add(key="location", value="../x")
+    return network.SerializeToString()

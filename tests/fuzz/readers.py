@@ -8,10 +8,15 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from pointdet.training.run_checkpoints import RunCheckpoints
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,6 @@ def _journal(folder: Path, name: str, data: bytes) -> object:
 
 def _state(folder: Path, data: bytes) -> object:
     """As `restore` reads a checkpoint, without building its network."""
-    from pointdet.config.load import validate
     from pointdet.weights import checkpoint, h5_file
 
     _written(folder / "input" / "state.json", data)
@@ -101,10 +105,40 @@ def _state(folder: Path, data: bytes) -> object:
     state = checkpoint.read_state(
         folder / "input", *([checkpoint.MODEL] if hasattr(checkpoint, "MODEL") else [])
     )
-    config, names = validate(state["config"], "input"), tuple(state["class_names"])
+    config, names = checkpoint.config(folder / "input", state), tuple(state["class_names"])
     weights = folder / "input" / state["weights"]
     assert weights.resolve().parent == (folder / "input").resolve(), "the weights are outside of the folder"
     return h5_file.read(weights), config, ", ".join(names)
+
+
+def _resumed(folder: Path, data: bytes) -> object:
+    """As a training resumes: whether the checkpoint is whole, then everything in it."""
+    from pointdet.errors import PointDetError
+    from pointdet.training.progress import Progress
+    from pointdet.weights import checkpoint
+
+    shutil.copytree(folder.parent / "corpus" / "run" / "last", folder / "input")
+    _written(folder / "input" / "state.json", data)
+    if (fault := checkpoint.fault(folder / "input")) is not None:
+        raise PointDetError(fault)
+    progress = Progress(4, "coco")
+    run_checkpoints(Path()).load(folder / "input", progress)
+    return progress
+
+
+@cache
+def run_checkpoints(folder: Path) -> "RunCheckpoints":
+    """Those of a run of the smallest network there is, in `folder`."""
+    import tiny
+
+    from pointdet.training.moving_average import MovingAverage
+    from pointdet.training.run_checkpoints import RunCheckpoints
+    from pointdet.training.solver import Solver
+
+    model = tiny.model(tiny.config(Path("data"), "train.ema_decay=0.5"))
+    parameters, config = model.detector.parameters(), model.config
+    solver = Solver(config.train, config.mixed_precision, parameters)
+    return RunCheckpoints(folder, model, solver, MovingAverage(parameters, 0.5, in_blocks=True))
 
 
 def _plain(suffix: str) -> Callable[[Path, bytes], object]:
@@ -237,11 +271,14 @@ READERS = {
         lambda folder, data: _journal(folder, "monitor/lr.series.txt", data), (b" ", b"\n", b"\0" * 80), share=0.5
     ),
     "state": Reader(_state, JSON, is_json=True),
+    "resumed state": Reader(_resumed, JSON, is_json=True),
     "npz": Reader(_plain(".npz"), NPY),
     "safetensors": Reader(_plain(".safetensors"), (b"F8_E4M3", b"BF16", b"BOOL", b"F64", b"I64", *JSON)),
     "h5": Reader(_h5, (b"\x89HDF\r\n\x1a\n", b"TREE", b"HEAP", b"SNOD", b"OHDR", b"GCOL")),
     "torch": Reader(_torch, (*ZIP, b"\x80\x02", b"cos\nsystem\n(S'x'\ntR.", b"(((", b"}u", b"\x8a\xff")),
-    "onnx": Reader(_onnx, (b"Relu", b"Conv", b"image", b'"format": 2'), share=0.5),
+    "onnx": Reader(
+        _onnx, (b"Relu", b"Conv", b"image", b'"format": 2', b"p\x01", b"\n\x08location\x12\x04../x"), share=0.5
+    ),
     "nnp": Reader(_nnp, (*ZIP, b"network", b"Convolution", b"image", b"runtime", b"dim: 99999999"), share=0.25),
     "nnp metadata": Reader(_nnp_metadata, JSON, is_json=True),
     "image": Reader(_image, (b"IHDR", b"IDAT", b"PLTE", b"eXIf", b"acTL", b"\xff\xd8", b"\xff\xc0", b"\xff\xda", b"II*\0"), share=2),

@@ -64,6 +64,59 @@ def write_foreign_onnx(path):
     path.write_bytes(helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
 
 
+@pytest.mark.parametrize("place", ["initializer", "attribute", "function"])
+@pytest.mark.parametrize(
+    "external",
+    [
+        {"location": "inside"},
+        {"location": "../secret"},
+        {"location": "{folder}/secret"},
+        {"location": "missing"},
+        {"location": "inside", "length": str(10**15)},
+        {"location": "inside", "offset": str(10**12), "length": "16"},
+        {
+            "location": "*/_ORT_MEM_ADDR_/*",
+            "offset": "4096",
+            "length": "16",
+        },  # ends the process in ONNX Runtime
+        {},
+    ],
+    ids=lambda external: external.get("location", "none"),
+)
+def test_no_other_file_is_read(tmp_path, monkeypatch, external, place):
+    """ONNX Runtime would read it, relative to the working folder, and also from an address in memory."""
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    for path in (tmp_path / "secret", tmp_path / "x" / "inside"):
+        np.arange(4, dtype=np.float32).tofile(path)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in external.items():
+        tensor.external_data.add(key=key, value=value.replace("{folder}", str(tmp_path)))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    add, constant = (
+        helper.make_node("Add", ["x", "w"], ["y"]),
+        helper.make_node("Constant", [], ["w"], value=tensor),
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("own", 1)]
+    functions = []
+    if place == "function":
+        functions = [helper.make_function("own", "F", ["x"], ["y"], [constant, add], opsets[:1])]
+        add = helper.make_node("F", ["x"], ["y"], domain="own")
+    graph = helper.make_graph(
+        [constant, add] if place == "attribute" else [add],
+        "g",
+        [x],
+        [y],
+        [tensor] if place == "initializer" else [],
+    )
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
+    (tmp_path / "x" / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        PointDetError, match=r"x.onnx has a tensor in another file; save it in one file, or export"
+    ):
+        OnnxNetwork(tmp_path / "x" / "x.onnx")
+
+
 def test_broken_or_foreign_onnx(tmp_path):
     path = tmp_path / "x.onnx"
     with pytest.raises(PointDetError, match="cannot read .*x.onnx"):

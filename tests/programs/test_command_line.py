@@ -19,7 +19,9 @@ PROGRAMS = {
     "demo": "demo.py",
     "export": "save_nnp.py",
     "convert": "convert_weights.py",
+    "shapes": "pointdet/data/shapes/__main__.py",
 }
+MODULES = {"shapes": "python -m pointdet.data.shapes"}  # programs that are started as modules
 CONFIG = "resnet_18_pascal_fp"
 
 
@@ -80,13 +82,14 @@ def test_help_of_every_command(command, tmp_path, name):
     result, program = command(name, "--help"), execute(SRC / PROGRAMS[name], "--help", folder=tmp_path)
     assert (result.returncode, result.stderr) == (program.returncode, program.stderr) == (0, "")
     assert result.stdout.startswith(f"usage: pointdet {name} [-h] ")
-    assert program.stdout.startswith(f"usage: {PROGRAMS[name]} [-h] ")
+    shown = MODULES.get(name, PROGRAMS[name])
+    assert program.stdout.startswith(f"usage: {shown} [-h] ")
 
     def words(text, prog):
         default = f"(default: runs/{prog.split()[-1].removesuffix('.py')})"
         return " ".join(text.split()).replace(f"usage: {prog} ", "").replace(default, "")
 
-    assert words(result.stdout, f"pointdet {name}") == words(program.stdout, PROGRAMS[name])
+    assert words(result.stdout, f"pointdet {name}") == words(program.stdout, shown)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rank that waits too long for the others ends all of them; slow work outside a collective does not count."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tiny
 
 from pointdet.config.load import dump
 from pointdet.errors import PointDetError
+from pointdet.ranks import watchdog as module
 from pointdet.ranks.watchdog import Watchdog
 from pointdet.weights import checkpoint
 
@@ -84,6 +86,82 @@ def test_a_fault_that_nccl_reports(ends):
     Watchdog(0, 0.4).watch_gpu(since)
     time.sleep(0.5)
     assert ends == ["a sum over the GPUs failed"]
+
+
+@pytest.fixture
+def last_words(monkeypatch, caplog):
+    """The log of watchdogs that end the process; the process itself stays."""
+
+    def end(status):
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(module.signal, "alarm", lambda seconds: None)
+    monkeypatch.setattr("threading.excepthook", lambda arguments: None)
+    monkeypatch.setattr(module, "SECONDS_TO_SAVE", 1)
+    monkeypatch.setattr(logging.getLogger("pointdet"), "propagate", True)
+    return caplog
+
+
+def fail():
+    raise PointDetError("the disk is full")
+
+
+def test_what_is_saved_before_the_end(last_words):
+    cases = {
+        "step 7 is saved": lambda: "step 7 is saved",
+        "no checkpoint is written (the disk is full)": fail,
+        "no checkpoint is written (integer division or modulo by zero)": lambda: str(1 // 0),
+        "no checkpoint is written, because it took more than 1 s": lambda: time.sleep(9) or "late",
+    }
+    for words, save in cases.items():
+        watchdog = Watchdog(0, 0.2)
+        with watchdog.saving(save), watchdog:
+            time.sleep(2)
+        assert f"the network is lost; {words}; start again" in last_words.messages[-1]
+    assert len(last_words.messages) == len(cases)
+    watchdog = Watchdog(0, 0.2)
+    with watchdog.saving(fail):
+        pass
+    with watchdog:
+        time.sleep(1)
+    assert "the network is lost; start again" in last_words.messages[-1]
+
+
+def test_only_rank_0_saves_and_the_others_wait_for_it(last_words):
+    watchdog, saved = Watchdog(1, 0.2), []
+    with watchdog.saving(lambda: saved.append(1) or "saved"), watchdog:
+        time.sleep(1.9)  # the limit, the second of its rank, and not yet that of the checkpoint
+        assert not last_words.messages
+        time.sleep(1)
+    assert len(last_words.messages) == 1 and not saved
+    assert "rank 1 has waited 0.2 s" in last_words.messages[0]
+
+
+@pytest.mark.parametrize("state", ["stuck", "failed"])
+def test_nothing_is_saved_while_sums_on_the_gpu_are_unfinished(last_words, state):
+    watchdog, saved, since = Watchdog(0, 0.2), [], time.monotonic()
+    watchdog.watch_gpu(lambda: since if state == "stuck" else fail())
+    with watchdog.saving(lambda: saved.append(1) or "saved"):
+        time.sleep(1)
+    assert not saved and len(last_words.messages) == 1
+    assert "; no checkpoint is written, because the GPU waits too; " in last_words.messages[0]
+
+
+def test_a_collective_that_ends_during_the_saving_does_not_go_on(last_words):
+    """Otherwise the next update would change what is being written."""
+    watchdog, events = Watchdog(0, 0.2), []
+
+    def save():
+        time.sleep(0.6)
+        events.append("saved")
+        return "saved"
+
+    with watchdog.saving(save):
+        with watchdog:
+            time.sleep(0.5)
+        events.append("went on")
+    assert events == ["saved", "went on"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -4,6 +4,7 @@
 import errno
 import logging
 import os
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -218,7 +219,7 @@ def test_a_checkpoint_is_due_after_the_minutes(tmp_path, data, monkeypatch):
 
 def test_other_ranks_write_no_file(tmp_path, data):
     model = tiny.model(tiny.config(data))
-    ranks = SimpleNamespace(rank=1, size=2, all_reduce=lambda arrays: None, gather=lambda value: None)
+    ranks = SimpleNamespace(rank=1, size=2, gather=lambda value: None, broadcast=lambda value: (None,))
     training = Training(tmp_path, replace(model, runtime=replace(model.runtime, ranks=ranks)))
     training.checkpoints.save_last(training.progress)
     training.checkpoints.copy_last("best", training.progress)
@@ -283,6 +284,33 @@ def test_an_epoch_is_not_made_from_a_later_checkpoint(tmp_path, data):
     training.progress.epoch, training.progress.step = 2, 8
     training.checkpoints.keep_epoch(training.progress)
     assert {path.name for path in tmp_path.iterdir()} == {"last"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: config.clear(), "the key dataset is missing"),
+        (lambda config: config.pop("dataset"), "the key dataset is missing"),
+        (lambda config: config.update(train=3), "train: "),
+        (lambda config: config["train"].update(seed={"a": [1]}), r"train\.seed: "),
+        (lambda config: config["train"].update(sed=1), r"unknown key train\.sed; did you mean seed\?"),
+        (lambda config: config["dataset"].pop("format"), r"the key dataset\.format is missing"),
+        (
+            lambda config: config["mixed_precision"].update(mixed_precision="x"),
+            r"mixed_precision\.mixed_precision: ",
+        ),
+    ],
+)
+def test_a_configuration_that_is_none_is_an_error(tmp_path, data, change, words):
+    training = Training(tmp_path, tiny.model(tiny.config(data)))
+    training.checkpoints.save_last(training.progress)
+    state = checkpoint.read_state(tmp_path / "last")
+    change(state["config"])
+    checkpoint.write_state(tmp_path / "last", state)
+    words = f"last/state.json: .*{words}"
+    assert re.search(words, checkpoint.fault(tmp_path / "last"))
+    with pytest.raises(PointDetError, match=words):
+        training.checkpoints.load(tmp_path / "last", training.progress)
 
 
 def test_a_checkpoint_of_another_training_is_an_error(tmp_path, data):

@@ -2,6 +2,7 @@
 """The run folder: the checkpoint that is resumed, the first files of a run, and errors."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_a_run_folder_contains_config_and_environment(tmp_path, config, log):
 STATE = {
     "weights": "parameters.h5",
     "class_names": ["cat"],
-    "config": {},
+    "config": tiny.config(Path("data")).model_dump(mode="json"),
     "epoch": 1,
     "updates_per_epoch": 5,
     "loss_scale": dict.fromkeys(checkpoint.LOSS_SCALE, 0),

@@ -173,8 +173,8 @@ class RuntimeConfig(Section):
     """Library that computes float32 layers on the CPU: NNabla, NumPy's BLAS or oneDNN. ``auto``: oneDNN if it
     is installed, or else BLAS."""
     communication_timeout: NotNegative = 600.0
-    """Seconds that a rank waits for the others in one exchange before the program ends. More than the longest
-    work of a single rank, such as computing the AP or writing a checkpoint. 0: no limit."""
+    """Seconds that a rank waits for the others in one exchange before the program ends, with a checkpoint of the last
+    whole step. Work of rank 0 for which the others wait, such as computing the AP, does not count. 0: no limit."""
 
 
 class TestConfig(Section):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from pointdet.arrays import Arrays
-from pointdet.config.load import validate
 from pointdet.errors import PointDetError
 from pointdet.weights import checkpoint, fit, h5_file, plain_file
 from pointdet.weights.naming.catalogue import official, to_published
@@ -24,7 +23,7 @@ def export_pytorch(folder: Path, path: Path) -> Arrays:
     if path.exists():
         raise PointDetError(f"{path} exists; give another name or remove it")
     state = checkpoint.read_state(folder, checkpoint.MODEL)
-    config = validate(state["config"], f"{folder}/state.json")
+    config = checkpoint.config(folder, state)
     arrays = fit.converted(h5_file.read(folder / state["weights"]), channel_last=False)
     arrays = fit.with_input_channels(arrays, 3, channel_last=False)
     theirs = to_published(arrays, official(config.model, config.detector.name))

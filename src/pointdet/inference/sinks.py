@@ -13,7 +13,8 @@ from pathlib import Path
 import cv2
 
 from pointdet.arrays import Image
-from pointdet.errors import PointDetError
+from pointdet.data.library_output import without_library_output
+from pointdet.errors import DISK, PointDetError
 from pointdet.files import replacing
 from pointdet.inference.sources import Frame, Source
 from pointdet.structures import Detections
@@ -22,8 +23,9 @@ from pointdet.structures import Detections
 class Sink:
     """A folder with `detections.jsonl` and drawn pictures: an mp4 of a video or camera, a jpg of each image.
 
-    `write_detections` flushes each line, so that a killed run loses none. The mp4 encoder drops the last row
-    or column of pictures whose height or width is odd.
+    `write_detections` writes each line at once, so that a killed run loses none. The mp4 encoder drops the last row
+    or column of pictures whose height or width is odd. On a full disk all lines, pictures and videos stay that are
+    whole.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
@@ -34,9 +36,9 @@ class Sink:
         _make_folder(folder)
         path = folder / "detections.jsonl"
         try:
-            self._lines = path.open("w", encoding="utf-8", buffering=1)
+            self._lines = path.open("wb", buffering=0)
         except OSError as error:
-            raise PointDetError(f"cannot write {path}: {error.strerror}; choose another --save_dir") from None
+            raise _cannot_write(path, error) from None
 
     def video(self, kind: str = "") -> Path:
         """The path of the video of these pictures; `kind` as in `write`."""
@@ -44,10 +46,14 @@ class Sink:
 
     def write_detections(self, frame: Frame, found: Detections, class_names: Sequence[str]) -> None:
         """Write the line of a frame. `found` are boxes_image."""
+        line = (json.dumps(describe(frame, found, class_names)) + "\n").encode()
+        start = self._lines.tell()
         try:
-            self._lines.write(json.dumps(describe(frame, found, class_names)) + "\n")
+            while line:
+                line = line[self._lines.write(line) :]
         except OSError as error:
-            raise PointDetError(f"cannot write {self._lines.name}: {error.strerror}") from None
+            self._lines.seek(self._lines.truncate(start))
+            raise _cannot_write(self._folder / "detections.jsonl", error) from None
 
     def write(self, frame: Frame, picture: Image, kind: str = "") -> None:
         """Write the picture of a frame; `kind` is appended to the file name.
@@ -62,6 +68,7 @@ class Sink:
             code, path = cv2.VideoWriter.fourcc(*"mp4v"), self.video(kind)
             writer = cv2.VideoWriter(str(path), code, self._source.rate, picture.shape[1::-1])
             if not writer.isOpened():
+                _remove(path)
                 raise PointDetError(f"cannot write the video {path}; choose another --save_dir")
             self._videos[kind] = writer
         missing = round(frame.seconds * self._source.rate) + 1 - self._written[kind]
@@ -70,10 +77,24 @@ class Sink:
             self._written[kind] += 1
 
     def close(self) -> None:
-        """Finish the files. Players cannot open an unfinished video."""
+        """Finish the files. Errors: PointDetError for a video that is not whole; it is removed.
+
+        OpenCV reports no error of writing. Players cannot open an unfinished video.
+        """
         self._lines.close()
         for video in self._videos.values():
             video.release()
+        for kind in self._videos:
+            path = self.video(kind)
+            with without_library_output():
+                written = cv2.VideoCapture(str(path))
+                whole = written.get(cv2.CAP_PROP_FRAME_COUNT) == self._written[kind]
+                written.release()
+            if not whole:
+                _remove(path)
+                raise PointDetError(
+                    f"cannot write the video {path} to its end; free space or choose another --save_dir"
+                )
 
 
 def add_sound(video: Path, source: Path) -> str:
@@ -122,7 +143,19 @@ def save_image(path: Path, image: Image) -> None:
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:
-        raise PointDetError(f"cannot write {path}: {error.strerror}; choose another --save_dir") from None
+        _remove(path)
+        raise _cannot_write(path, error) from None
+
+
+def _remove(path: Path) -> None:
+    """Remove what was written of a file, if `path` is one."""
+    if path.is_file():
+        path.unlink()
+
+
+def _cannot_write(path: Path, error: OSError) -> PointDetError:
+    free = "free space or " if error.errno in DISK else ""
+    return PointDetError(f"cannot write {path} ({error.strerror}); {free}choose another --save_dir")
 
 
 def _make_folder(folder: Path) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.arrays import Image, Maps
+from pointdet.data.library_output import without_library_output
 from pointdet.errors import PointDetError, last_line
 from pointdet.model import nnp_file
 from pointdet.model.metadata import Metadata
 from pointdet.model.network import Network
 
 METADATA_KEY = "pointdet"  # the property of an .onnx file that holds its metadata, as JSON
+NOT_INSTALLED = "is not installed; pip install -r requirements-onnx.txt, or the extra onnx of pointdet"
 NNP_NETWORK = "runtime"  # the name of the network in an .nnp file
 
 
@@ -42,10 +44,12 @@ class OnnxNetwork:
         options.intra_op_num_threads = thread_count()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         try:
-            source = path.read_bytes() if content is None else content
+            source = _without_external_data(path) if content is None else content
             self._session: Any = runtime.InferenceSession(source, options, ["CPUExecutionProvider"])
         except OSError as error:
             raise PointDetError(f"cannot read {path} ({error.strerror})") from None
+        except PointDetError:
+            raise
         except Exception as error:  # noqa: BLE001  ONNX Runtime has no common base class
             raise PointDetError(
                 f"{path} is not a network that ONNX Runtime can load ({last_line(error)}); export it again"
@@ -145,14 +149,37 @@ def read_metadata(path: Path) -> Metadata:
         ) from None
 
 
+def _without_external_data(path: Path) -> bytes:
+    """The bytes of an .onnx file whose tensors are all in the file.
+
+    ONNX Runtime would read a tensor with external data from any file that it names, relative to the working folder,
+    or from an address in memory. Errors: OSError; PointDetError if there is such a tensor; DecodeError of protobuf.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise PointDetError(f"onnx {NOT_INSTALLED}") from None
+    content = path.read_bytes()
+    with without_library_output():  # protobuf prints what is wrong with a damaged file
+        todo: list[Any] = [onnx.ModelProto.FromString(content)]
+    while todo:
+        message = todo.pop()
+        if isinstance(message, onnx.TensorProto) and (message.data_location or message.external_data):
+            raise PointDetError(
+                f"{path} has a tensor in another file; save it in one file, or export the network again"
+            )
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                todo += value if field.label == field.LABEL_REPEATED else [value]
+    return content
+
+
 def onnx_runtime() -> Any:
     """The module onnxruntime. Errors: PointDetError if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
-        raise PointDetError(
-            "ONNX Runtime is not installed; pip install -r requirements-onnx.txt, or the extra onnx of pointdet"
-        ) from None
+        raise PointDetError(f"ONNX Runtime {NOT_INSTALLED}") from None
     return onnxruntime
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointdet.arrays import Arrays
-from pointdet.config.load import override, validate
+from pointdet.config.load import override
 from pointdet.config.schema import Config
 from pointdet.data.augment import Colour, normalisation
 from pointdet.detectors import catalogue
@@ -70,7 +70,7 @@ def restore(
         return Model(catalogue.build(config, len(class_names)), config, class_names, runtime, network)
     if path.is_dir():
         state = checkpoints.read_state(path, checkpoints.MODEL)
-        config = override(validate(state["config"], f"{path}/state.json"), overrides)
+        config = override(checkpoints.config(path, state), overrides)
         class_names = tuple(state["class_names"])
         arrays = h5_file.read(path / state["weights"])
     elif path.suffix == ".h5":

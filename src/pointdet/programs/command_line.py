@@ -18,6 +18,7 @@ COMMANDS = {
     "test": "measure the average precision (AP) or the speed of a checkpoint",
     "demo": "detect objects in images, a video or a camera stream",
     "export": "save the network as an .nnp or .onnx file",
+    "shapes": "draw a toy dataset",
     "convert": "import published weights, or export a checkpoint with the names of the PyTorch code",
 }
 

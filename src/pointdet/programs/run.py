@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -12,10 +11,7 @@ import time
 from collections.abc import Callable
 
 from pointdet import launcher
-from pointdet.errors import PointDetError
-
-# Errors of writing that are no mistake of the program: a full disk, a quota, a size limit, a disk without writing.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+from pointdet.errors import DISK, PointDetError
 
 
 def run_program(main: Callable[[], int | None]) -> None:

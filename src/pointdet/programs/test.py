@@ -131,13 +131,14 @@ def natural_sort_key(name: str) -> list[tuple[str, int]]:
 
 
 def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: Path) -> Metrics:
-    """Measure the AP of one checkpoint on all ranks. Only rank 0 prints, writes and returns the metrics."""
+    """Measure the AP of one checkpoint on all ranks. Rank 0 prints and writes the metrics, every rank returns them."""
     from pointdet.data.catalogue import read_dataset
     from pointdet.evaluation.metrics import false_discovery_rates, measure
     from pointdet.evaluation.report import table, write_detections, write_metrics
     from pointdet.evaluation.run import evaluate
     from pointdet.inference.predictor import Predictor
     from pointdet.programs.from_flags import restore_model
+    from pointdet.ranks.long_work import from_rank_0
 
     model = restore_model(args, runtime, checkpoint)
     config = model.config.dataset
@@ -145,8 +146,8 @@ def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: P
     start = time.perf_counter()
     detections = evaluate(Predictor.of(model), dataset, runtime.ranks)
     seconds = time.perf_counter() - start
-    metrics: Metrics = {}
-    if runtime.ranks.rank == 0:
+
+    def measure_and_write() -> Metrics:
         metrics = measure(dataset, detections, config.metric)
         if config.metric == "coco":
             metrics |= false_discovery_rates(dataset, detections)
@@ -154,7 +155,9 @@ def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: P
         write_metrics(folder / "metrics.json", dataset, config.metric, metrics)
         print(visible_lines(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}"))
         print(f"\n{len(dataset) / seconds:.1f} images/s; written to {folder}", flush=True)
-    return metrics
+        return metrics
+
+    return from_rank_0(runtime.ranks, measure_and_write)
 
 
 def benchmark(args: argparse.Namespace, runtime: Runtime) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import nnabla as nn
@@ -48,6 +49,12 @@ class Ranks(Protocol):
     def all_reduce(self, arrays: Sequence[nn.NdArray]) -> None:
         """Sum float32 arrays over the ranks, in place."""
 
+    def saving(self, save: Callable[[], str]) -> AbstractContextManager[None]:
+        """Within the block, rank 0 calls `save` before the program ends because the ranks wait for too long.
+
+        Every rank must call it. See `Watchdog.saving`.
+        """
+
 
 class SumAfterBackward:
     """Sums the gradients when the backward pass has ended."""
@@ -83,3 +90,6 @@ class SingleProcess:
 
     def all_reduce(self, arrays: Sequence[nn.NdArray]) -> None:
         return None
+
+    def saving(self, save: Callable[[], str]) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import nnabla as nn
@@ -81,3 +82,6 @@ class MpiRanks:
             self._world.Allreduce(self._mpi.IN_PLACE, self._buffer)
         for part, array in zip(parts, arrays, strict=True):
             array.cast(np.float32)[...] = part.reshape(array.shape)
+
+    def saving(self, save: Callable[[], str]) -> AbstractContextManager[None]:
+        return self.watchdog.saving(save)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import nnabla as nn
@@ -54,3 +55,6 @@ class NcclRanks:
     def all_reduce(self, arrays: Sequence[nn.NdArray]) -> None:
         self._nccl.sum([(array.data_ptr(np.float32, self._context), array.size) for array in arrays])
         self._nccl.wait()
+
+    def saving(self, save: Callable[[], str]) -> AbstractContextManager[None]:
+        return self._mpi.saving(save)

@@ -4,22 +4,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nnabla as nn
+import numpy as np
 
 from pointdet.arrays import Arrays
+from pointdet.config.schema import Config
 from pointdet.errors import PointDetError
 from pointdet.files import link_or_copy
 from pointdet.model.restore import Model
+from pointdet.ranks.long_work import from_rank_0
 from pointdet.training.changed_settings import changed_keys, same_place
 from pointdet.training.moving_average import MovingAverage
 from pointdet.training.progress import Progress
 from pointdet.training.solver import Solver
-from pointdet.training.statistics import averaged_over_ranks
 from pointdet.weights import checkpoint, h5_file
 from pointdet.weights.fit import fit_all
 
@@ -42,6 +45,8 @@ class RunCheckpoints:
             self._settings.batch_size * self._settings.accumulate * model.runtime.ranks.size
         )
         self._saved_at = time.monotonic()
+        self._saved_step = 0  # `Progress.step` of the latest checkpoint
+        self._writing = threading.Lock()
 
     def is_due(self, minutes: float) -> bool:
         """Whether the latest checkpoint is at least `minutes` old. Always False if `minutes` is 0."""
@@ -55,14 +60,36 @@ class RunCheckpoints:
 
     def save_last(self, progress: Progress) -> None:
         """Write the checkpoint `last`. Every rank must call it. Errors: PointDetError if writing fails."""
-        ranks, started = self._model.runtime.ranks, time.monotonic()
+        ranks = self._model.runtime.ranks
         own = ranks.gather(self._own_statistics()) if ranks.size > 1 else None
-        with averaged_over_ranks(ranks, self.statistics):
-            if ranks.rank == 0:
-                state = self._state(progress)
-                checkpoint.save(self._folder / "last", state, lambda folder: self._write_files(folder, own))
-                logger.info("saved %s (%.1f s)", self._folder / "last", time.monotonic() - started)
+        from_rank_0(ranks, lambda: self._write_last(progress, own))
         self._saved_at = time.monotonic()
+
+    def save_alone(self, progress: Progress) -> str:
+        """Write `last` on rank 0 without the other ranks, which do not answer: with its own running statistics.
+
+        May be called from another thread while this one waits for the other ranks, outside of an update. Returns
+        what it did, as a part of a sentence. Errors: PointDetError if writing fails or a value is not finite.
+        """
+        with self._writing:
+            written = progress.step == self._saved_step
+        if written:
+            return "no step was completed after the last checkpoint, which stays as it is"
+        for name, variable in self._parameters.items():
+            if not np.isfinite(variable.d).all():
+                raise PointDetError(f"{name} is not finite")
+        self._write_last(progress, None)
+        where = f"epoch {progress.epoch + 1}, step {progress.update}"
+        return f"{self._folder / 'last'} has {where}, with the running statistics of rank 0 alone"
+
+    def _write_last(self, progress: Progress, own_statistics: list[Arrays] | None) -> None:
+        started, folder = time.monotonic(), self._folder / "last"
+        with self._writing:
+            checkpoint.save(
+                folder, self._state(progress), lambda writing: self._write_files(writing, own_statistics)
+            )
+            self._saved_step = progress.step
+        logger.info("saved %s (%.1f s)", folder, time.monotonic() - started)
 
     def copy_last(self, name: str, progress: Progress) -> None:
         """Make the checkpoint `name` from `last`, which must be of the same update. Rank 0 does it.
@@ -127,12 +154,15 @@ class RunCheckpoints:
         return own | {f"ema/{name}": averages[name] for name in names if name in averages}
 
     def _write_files(self, folder: Path, own_statistics: list[Arrays] | None) -> None:
-        parameters = {name: (v.d, v.need_grad) for name, v in self._parameters.items()}
+        """`own_statistics`: of all ranks; None: only those of this rank are written."""
+        mean = _mean(own_statistics) if own_statistics is not None else {}
+        parameters = {name: (mean.get(name, v.d), v.need_grad) for name, v in self._parameters.items()}
         h5_file.write(folder / "parameters.h5", parameters)
         if self._average:
-            averages = self._average.values()
-            mean = {name: (averages[name], v.need_grad) for name, v in self._parameters.items()}
-            h5_file.write(folder / "ema.h5", mean)
+            averages = {name: mean.get(f"ema/{name}", a) for name, a in self._average.values().items()}
+            h5_file.write(
+                folder / "ema.h5", {n: (averages[n], v.need_grad) for n, v in self._parameters.items()}
+            )
         if own_statistics is not None:
             named = (
                 (f"rank_{r}/{name}", a) for r, own in enumerate(own_statistics) for name, a in own.items()
@@ -147,6 +177,7 @@ class RunCheckpoints:
         converted. Errors: PointDetError when the checkpoint belongs to another training.
         """
         state = checkpoint.read_state(folder, checkpoint.TRAINING)
+        config = checkpoint.config(folder, state)
         self._check(folder, state)
         if not (folder / "solver.h5").is_file():
             raise PointDetError(
@@ -157,10 +188,10 @@ class RunCheckpoints:
         self._load_average(folder)
         self._load_own_statistics(folder, state)
         self._solver.load(folder / "solver.h5", self._model.detector.channel_last)
-        self._load_loss_scale(state)
+        self._load_loss_scale(state, config)
         self._set_position(state, progress)
         progress.validation_due = state.get("validation_due", False)
-        metric = state["config"]["dataset"]["metric"]
+        metric = config.dataset.metric
         if metric == progress.metric:
             progress.best = state["best_ap"]
         else:
@@ -183,19 +214,19 @@ class RunCheckpoints:
         elif stored:
             logger.info("train.ema_decay is 0: the moving average of %s is not used", folder)
 
-    def _load_loss_scale(self, state: Mapping[str, Any]) -> None:
+    def _load_loss_scale(self, state: Mapping[str, Any], config: Config) -> None:
         """The loss scale goes on if half precision does, unless another initial scale is configured."""
-        before, now = state["config"]["mixed_precision"], self._model.config.mixed_precision
-        if before["mixed_precision"] and now.mixed_precision:
+        before, now = config.mixed_precision, self._model.config.mixed_precision
+        if before.mixed_precision and now.mixed_precision:
             scale = dict(state["loss_scale"])
-            if before.get("loss_scaling") != now.loss_scaling:
+            if before.loss_scaling != now.loss_scaling:
                 scale |= {"value": now.loss_scaling, "good_steps": 0}
             self._solver.loss_scale.restore(scale)
 
     def _set_position(self, state: Mapping[str, Any], progress: Progress) -> None:
         """Continue at the same place of the epoch, by the images that the training has seen of it."""
         progress.epoch, progress.update = state["epoch"], state["update"]
-        progress.step = checkpoint.iteration(state)
+        progress.step = self._saved_step = checkpoint.iteration(state)
         now = progress.updates_per_epoch, self._images_per_update
         before = state["updates_per_epoch"], state.get("images_per_update", self._images_per_update)
         if before == now:
@@ -236,3 +267,8 @@ class RunCheckpoints:
     def _fit(self, path: Path, parameters: dict[str, nn.Variable]) -> None:
         detector = self._model.detector
         fit_all(h5_file.read(path), parameters, detector.channel_last, detector.class_bias, str(path))
+
+
+def _mean(parts: list[Arrays]) -> Arrays:
+    """The mean of arrays over the ranks."""
+    return {name: np.mean([part[name] for part in parts], axis=0, dtype=np.float32) for name in parts[0]}

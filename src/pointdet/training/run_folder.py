@@ -13,6 +13,7 @@ from pointdet.config import load
 from pointdet.config.schema import Config
 from pointdet.errors import PointDetError
 from pointdet.files import finish_replacements, write_text
+from pointdet.ranks.long_work import from_rank_0
 from pointdet.runtime import Runtime
 from pointdet.training.journal import environment, log_to_console, log_to_file
 from pointdet.training.rank_warnings import keep_warnings
@@ -54,9 +55,7 @@ class RunFolder:
         Returns None if a new run starts. Errors: PointDetError when a run would be overwritten, or when there
         is no checkpoint to resume.
         """
-        chosen = self._choose(resume, iteration) if self._runtime.ranks.rank == 0 else None
-        chosen_by_rank_0: Path | None = self._runtime.ranks.broadcast(chosen)
-        return chosen_by_rank_0
+        return from_rank_0(self._runtime.ranks, lambda: self._choose(resume, iteration))
 
     def _choose(self, resume: Resume, iteration: int) -> Path | None:
         folder = self.path / "checkpoints"

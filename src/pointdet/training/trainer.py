@@ -66,7 +66,11 @@ class Trainer:
             repeated = MEANS if progress.validation_due else ()
             journal = Journal(self._folder, columns, progress.step, repeated)
         log = LogInterval(self._settings, terms, self._ranks, journal, self._on_gpu)
-        with closing(journal) if journal is not None else nullcontext(), StopRequest() as request:
+        with (
+            closing(journal) if journal is not None else nullcontext(),
+            StopRequest() as request,
+            self._ranks.saving(lambda: self._checkpoints.save_alone(progress)),
+        ):
             finished = self._run(request, log, journal)
         if not finished:
             where = f"epoch {progress.epoch + 1}, step {progress.update}"
@@ -115,11 +119,11 @@ class Trainer:
         """Save the trained epoch. Nothing that happens in its validation can lose it."""
         settings, progress = self._settings, self._progress
         progress.next_epoch()
-        self._data_faults.warn_of_overflow(progress.epoch)
         last = progress.epoch == settings.num_epochs
         progress.validation_due = self._validation is not None and (
             last or progress.epoch % settings.val_intervals == 0
         )
+        self._data_faults.warn_of_overflow(progress.epoch)
         self._checkpoints.save_last(progress)
         if not progress.validation_due:
             self._checkpoints.keep_epoch(progress)
@@ -169,17 +173,17 @@ class Trainer:
         solver, progress, settings = self._solver, self._progress, self._settings
         iterations = progress.updates_per_epoch
         lr = learning_rate(settings.learning_rate, settings.num_epochs, iterations, progress.position)
-        progress.next_update()
         solver.begin()
         terms, scale = [], solver.loss_scale.value
         for number, part in enumerate(parts, 1):
             terms.append(self._graph.forward(part, divisors))
             self._graph.backward(scale, self._gradient_sum.hook if number == len(parts) else None)
         self._gradient_sum.finish()
-        if not solver.update(lr):
-            return None, lr
-        self._average.update()
-        return terms, lr
+        updated = solver.update(lr)
+        if updated:
+            self._average.update()
+        progress.next_update()  # only now: until here, the checkpoint of a run that ends is of the update before
+        return terms if updated else None, lr
 
     def _check(self, log: LogInterval, lr: float) -> None:
         """Raise PointDetError if a loss term or a parameter is not finite.

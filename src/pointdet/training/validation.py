@@ -13,6 +13,7 @@ from pointdet.evaluation.report import table, write_detections, write_metrics
 from pointdet.evaluation.run import evaluate
 from pointdet.inference.predictor import Predictor
 from pointdet.model.restore import Model
+from pointdet.ranks.long_work import from_rank_0
 from pointdet.structures import Dataset, Detections
 from pointdet.training.journal import Journal
 from pointdet.training.moving_average import MovingAverage
@@ -41,14 +42,7 @@ class Validation:
         """
         with self._average.applied():
             detections = evaluate(self._predictor, self._dataset, self._ranks, stop)
-        ap, fault = -1.0, ""
-        if self._ranks.rank == 0:
-            try:
-                ap = self._measure(detections, progress, journal)
-            except (PointDetError, OSError) as error:
-                fault = last_line(error)
-        outcome: tuple[float, str] = self._ranks.broadcast((ap, fault))
-        ap, fault = outcome
+        ap, fault = from_rank_0(self._ranks, lambda: self._outcome(detections, progress, journal))
         if fault:
             sentence = f"the validation of epoch {progress.epoch} failed ({fault})"
             if self._settings.failed_validation == "stop":
@@ -57,6 +51,15 @@ class Validation:
                 )
             logger.warning("%s; the training goes on", sentence)
         return ap
+
+    def _outcome(
+        self, detections: list[Detections], progress: Progress, journal: Journal | None
+    ) -> tuple[float, str]:
+        """The AP, and what prevented it from being computed or written, if anything."""
+        try:
+            return self._measure(detections, progress, journal), ""
+        except (PointDetError, OSError) as error:
+            return -1.0, last_line(error)
 
     def _measure(self, detections: list[Detections], progress: Progress, journal: Journal | None) -> float:
         metrics = measure(self._dataset, detections, self._metric)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pointdet.config.load import validate
+from pointdet.config.schema import Config
 from pointdet.errors import PointDetError
 from pointdet.files import finish_replacement, replacing_folder, write_text
 from pointdet.weights import h5_file
@@ -81,7 +83,7 @@ def candidates(folder: Path) -> list[Path]:
 def fault(folder: Path) -> str | None:
     """Why the checkpoint `folder` is not whole, or None if every file can be read to its end."""
     try:
-        read_state(folder, TRAINING)
+        config(folder, read_state(folder, TRAINING))
         for name in REQUIRED:
             h5_file.read(folder / name)
         for path in sorted(folder.glob("*.h5")):
@@ -145,6 +147,11 @@ def read_state(folder: Path, required: Sequence[str] = ()) -> dict[str, Any]:
         if key in state and not holds(state[key]):
             raise PointDetError(f"{path}: {key!r} is not {what}; take another checkpoint of the run")
     return state
+
+
+def config(folder: Path, state: Mapping[str, Any]) -> Config:
+    """The configuration in the state of the checkpoint `folder`. Errors: PointDetError if it is none."""
+    return validate(state["config"], f"{folder}/state.json")
 
 
 def _is_file_name(value: Any) -> bool:

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic dataset of drawn shapes in the COCO layout: python -m pointdet.data.shapes FOLDER.
-
-The same seed gives the same bytes.
-"""
+"""Synthetic dataset of drawn shapes in the COCO layout. The same seed gives the same bytes."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +11,8 @@ import cv2
 import numpy as np
 
 from pointdet.arrays import BoolArray, Float32Array, Float64Array, Image, UInt8Array
+from pointdet.errors import DISK, PointDetError
+from pointdet.files import write_text
 
 Mask = UInt8Array  # (h, w), 0 to 255: the share of each pixel that the shape covers
 Points = Float64Array  # (n, 2) corners around the origin, |x|, |y| <= 1
@@ -60,18 +58,38 @@ def draw_shapes(
     folder/annotations/instances_split.json.
 
     The longer side of an object is between 8 pixels and half of the image. Backgrounds are noisy. Objects may
-    cover each other; an object that is mostly hidden is not annotated.
+    cover each other; an object that is mostly hidden is not annotated. If it does not end, neither the pictures
+    nor annotations stay. Errors: PointDetError if a file cannot be written.
     """
     folder = Path(folder)
-    (folder / split).mkdir(parents=True, exist_ok=True)
-    (folder / "annotations").mkdir(exist_ok=True)
+    annotations, written = folder / "annotations" / f"instances_{split}.json", list[Path]()
+    try:
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        annotations.unlink(missing_ok=True)  # those of other pictures, which are now replaced
+        write_text(annotations, json.dumps(_draw(folder / split, images, seed, height, width, written)))
+    except BaseException as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        fix = "free space or choose another folder" if error.errno in DISK else "choose another folder"
+        raise PointDetError(
+            f"cannot write the pictures in {folder / split} ({error.strerror}); {fix}"
+        ) from None
+
+
+def _draw(
+    folder: Path, images: int, seed: int, height: int, width: int, written: list[Path]
+) -> dict[str, object]:
+    """Write pictures to `folder`, and return their annotations. Adds each path to `written` before it is written."""
     entries: list[dict[str, object]] = []
     objects: list[dict[str, object]] = []
     for index in range(images):
         picture, shapes = draw_picture(np.random.default_rng([seed, index]), height, width)
         name = f"{index:06d}.jpg"
         encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-        (folder / split / name).write_bytes(encoded.tobytes())
+        written.append(folder / name)
+        written[-1].write_bytes(encoded.tobytes())
         entries.append({"id": index + 1, "file_name": name, "height": height, "width": width})
         for shape in shapes:
             x1, y1, x2, y2 = shape.box_image
@@ -86,8 +104,7 @@ def draw_shapes(
                 }
             )
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(OUTLINES)]
-    content = {"images": entries, "annotations": objects, "categories": categories}
-    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    return {"images": entries, "annotations": objects, "categories": categories}
 
 
 def draw_picture(rng: np.random.Generator, height: int, width: int) -> tuple[Image, list[Shape]]:
@@ -167,24 +184,3 @@ def _visible(shapes: list[Shape]) -> list[Shape]:
             seen.append(shape)
         covered = covered | own
     return seen[::-1]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "folder", type=Path, help="output folder: receives train/, val/, test/ and annotations/"
-    )
-    parser.add_argument("--train", type=int, default=400, help="training images")
-    parser.add_argument("--val", type=int, default=100, help="validation images")
-    parser.add_argument("--test", type=int, default=100, help="test images")
-    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    for number, (split, count) in enumerate((("train", args.train), ("val", args.val), ("test", args.test))):
-        draw_shapes(args.folder, count, 3 * args.seed + number, args.size, args.size, split)
-
-
-if __name__ == "__main__":
-    main()
