@@ -43,6 +43,7 @@ setup(
         "mpi4py>=4.1,<5",  # ranks on CPUs; needs an Open MPI, the system's or requirements-mpi.txt
         "faster-coco-eval==1.8.*",
         "tensorboardX==2.6.*",
+        "msgspec>=0.20,<1",  # reads COCO files
         "safetensors>=0.5,<1",  # parameters for programs of other frameworks
     ],
     extras_require={

@@ -21,7 +21,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.ops.pooling import Direction, corner_pool
 
 FORWARD_BOUND, BACKWARD_BOUND = 2.0, 4.0

@@ -39,7 +39,7 @@ from pointdet.export.quantised import int8
 from pointdet.inference.predictor import Predictor
 from pointdet.model.exported import OnnxNetwork
 from pointdet.model.restore import Model
-from pointdet.ops.cpu import onednn
+from pointdet.ops.cpu import onednn_library
 from pointdet.training.initial_parameters import fresh
 
 CLASSES, BOUND = 80, 0.15
@@ -75,7 +75,7 @@ def main() -> int:
         f"{args.arch}-{args.num_layers}, width {args.width:g}, {args.size} x {args.size}, {CLASSES} classes, 1 image, "
         f"{args.threads} thread(s)"
     )
-    best_kernels = "onednn" if onednn.library_file() else "blas"
+    best_kernels = "onednn" if onednn_library.library_file() else "blas"
     model = fresh(config, tuple(map(str, range(CLASSES))), runtimes.start(cpu_kernels=best_kernels))
     pictures = [draw_picture(np.random.default_rng(seed), 480, 640)[0] for seed in range(CALIBRATION)]
     predictor = Predictor.of(model)

@@ -19,9 +19,10 @@ import numpy as np
 from pointdet.arrays import Batch
 from pointdet.config import schema
 from pointdet.data.augment import Augmenter
-from pointdet.data.batch_builder import BatchBuilder, PackedDataset
+from pointdet.data.batch_builder import BatchBuilder
 from pointdet.data.images import read_image
 from pointdet.data.loader import Loader
+from pointdet.data.record_table import RecordTable
 from pointdet.data.sampler import sample_rng
 from pointdet.data.shapes import draw_picture
 from pointdet.detectors.ctdet.codec import CtDetCodec
@@ -73,32 +74,33 @@ def write_dataset(folder: Path, count: int) -> Dataset:
 def measure_sample(dataset: Dataset, augmenter: Augmenter, codec: CtDetCodec, repeats: int) -> float:
     """Print the times of a sample and its parts. Returns the ratio of a sample to cv2.imread."""
     cv2.setNumThreads(1)
-    packed = PackedDataset.of(dataset, drop_ignored=True)
-    builder = BatchBuilder(packed, augmenter, codec, seed=0)
-    images = [read_image(path) for path in packed.paths]
-    views = [augmenter.random_view(HEIGHT, WIDTH, sample_rng(0, 0, index)) for index in range(len(packed))]
+    records = RecordTable.of(dataset.records)
+    builder = BatchBuilder(records, augmenter, codec, seed=0, drop_ignored=True)
+    paths = [record.image_path for record in records]
+    images = [read_image(path) for path in paths]
+    views = [augmenter.random_view(HEIGHT, WIDTH, sample_rng(0, 0, index)) for index in range(len(paths))]
     out = np.zeros((augmenter.input.height, augmenter.input.width, 3), np.uint8)
     targets = {name: np.zeros(shape, np.float32) for name, shape in codec.target_shapes().items()}
     annotations = [
-        augmenter.sample(images[i], packed.annotation(i), views[i], sample_rng(0, 0, i)).annotation
-        for i in range(len(packed))
+        augmenter.sample(images[i], records.annotation(i), views[i], sample_rng(0, 0, i)).annotation
+        for i in range(len(paths))
     ]
     row: Batch = {"image": out, "colour": np.zeros((3, 4), np.float32), **targets}
     batch = {name: array[None] for name, array in row.items()}
     parts: dict[str, Callable[[int], object]] = {
-        "cv2.imread": lambda i: cv2.imread(packed.paths[i]),
+        "cv2.imread": lambda i: cv2.imread(paths[i]),
         "whole sample": lambda i: builder.fill(batch, [0], 0, [i]),
-        "  read_image": lambda i: read_image(packed.paths[i], HEIGHT, WIDTH),
+        "  read_image": lambda i: read_image(paths[i], HEIGHT, WIDTH),
         "  warp": lambda i: views[i].warp(images[i], out),
         "  augment (with warp)": lambda i: augmenter.sample(
-            images[i], packed.annotation(i), views[i], sample_rng(0, 0, i), out
+            images[i], records.annotation(i), views[i], sample_rng(0, 0, i), out
         ),
         "  codec.encode": lambda i: codec.encode(annotations[i], targets),
     }
     # The parts alternate, so that other load on the machine affects all of them.
-    best = {name: np.full(len(packed), np.inf) for name in parts}
+    best = {name: np.full(len(paths), np.inf) for name in parts}
     for _ in range(repeats):
-        for index in range(len(packed)):
+        for index in range(len(paths)):
             for name, part in parts.items():
                 start = time.perf_counter()
                 part(index)

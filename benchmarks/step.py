@@ -34,8 +34,9 @@ from pointdet.data.augment import normalisation
 from pointdet.data.shapes import draw_picture
 from pointdet.detectors.common.base import Codec, Variables
 from pointdet.detectors.ctdet.head import CtDetHead
-from pointdet.ops.cpu import onednn
-from pointdet.ops.layers import Mode, constant, conv
+from pointdet.ops.cpu import onednn_library
+from pointdet.ops.layers import constant, conv, to_first
+from pointdet.ops.mode import Mode
 from pointdet.structures import Annotation
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.initial_parameters import fresh
@@ -59,7 +60,8 @@ class SeparateHead(CtDetHead):
             with nn.parameter_scope(f"{branch.scope}_conv1"):
                 hidden = F.relu(conv(feature, self.channels, 3, mode, bias_init=constant(0)))
             with nn.parameter_scope(f"{branch.scope}_final"):
-                outputs[name] = conv(hidden, branch.channels, 1, mode, bias_init=constant(0))
+                output = conv(hidden, branch.channels, 1, mode, bias_init=constant(0))
+            outputs[name] = to_first(output, mode)
         return outputs
 
 
@@ -96,7 +98,7 @@ def main() -> int:
 
 def measure(config: Config, repeats: int) -> tuple[Seconds, dict[str, Seconds], dict[str, Seconds]]:
     """Seconds of a forward pass and of a training step per variant, and of each function per CPU kernel."""
-    kernels = ["nnabla", "blas", *(["onednn"] if onednn.library_file() else [])]
+    kernels = ["nnabla", "blas", *(["onednn"] if onednn_library.library_file() else [])]
     best = kernels[-1]
     runtime = runtimes.start(cpu_kernels=best)
     model = fresh(config, tuple(map(str, range(CLASSES))), runtime)

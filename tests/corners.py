@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Helpers of the tests of CornerNet and of keypoint triplets."""
 
+import layouts
 import networks
 import nnabla as nn
 import numpy as np
 
 from pointdet.geometry import View
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 
 # Where the published code clamps a probability to [1e-4, 1 - 1e-4], its gradient is 0. Ours is not.
 CLAMP = float(np.log((1 - 1e-4) / 1e-4))
@@ -62,7 +63,8 @@ def assert_published_pooling(arrays, entries, system, module, kernels, build, na
     }
     for training in (False, True):
         x = nn.Variable(arrays["x"].shape, need_grad=True)
-        y = build(x, Mode(training, kernels=kernels))
+        mode = Mode(training, kernels=kernels)
+        y = layouts.first(build(layouts.last(x), mode)) if mode.maps_last else build(x, mode)
         parameters = nn.get_parameters(grad_only=False)
         assert set(values) == set(parameters)
         compared = ("p1_conv1.conv.weight", "conv2.bn.weight") if training else ()

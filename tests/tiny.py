@@ -94,7 +94,7 @@ def graph_of_running_statistics(model):
 
     Only then does the sum of gradients over passes or ranks equal the gradient of the joined batch.
     """
-    from pointdet.ops.layers import Mode
+    from pointdet.ops.mode import Mode
     from pointdet.training import graph
 
     with mock.patch.object(graph, "Mode", lambda **settings: Mode(**settings | {"training": False})):

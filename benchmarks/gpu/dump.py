@@ -22,7 +22,6 @@ from results import Results, argument_parser, chosen
 from training_step import TrainingStep
 
 from pointdet.arrays import AnyArray, Batch
-from pointdet.model.restore import Model
 from pointdet.ops import pooling
 from pointdet.programs.run import run_program
 
@@ -46,7 +45,7 @@ def main() -> int:
             step = TrainingStep(model)
         batch = random_batch(model, np.random.default_rng(0))
         step.feed(batch)
-        writer = GraphWriter(model, step, batch)
+        writer = GraphWriter(step.parameters, step.inputs, batch, step.total)
         writer.write(args.folder / name)
         types = sorted({function["type"] for function in writer.functions})
         print(f"{args.folder / name}: {len(writer.functions)} functions: {', '.join(types)}")
@@ -64,15 +63,22 @@ class GraphWriter:
     Outputs of functions are v0, v1 and so on.
     """
 
-    def __init__(self, model: Model, step: TrainingStep, batch: Batch) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, nn.Variable],
+        inputs: dict[str, nn.Variable],
+        batch: Batch,
+        root: nn.Variable,
+    ) -> None:
+        """The functions that compute `root`. batch: the arrays of the inputs."""
         self.functions: list[dict[str, object]] = []
         self.arrays: dict[str, AnyArray] = {}
         self._images = len(batch["image"])
-        self._learned = [f"p/{name}" for name in model.detector.parameters(trainable_only=True)]
-        self._leaves = {hash(v.data): (f"p/{name}", v.d) for name, v in step.parameters.items()}
-        self._leaves |= {hash(v.data): (f"i/{name}", batch[name]) for name, v in step.inputs.items()}
+        self._learned = [f"p/{name}" for name, v in parameters.items() if v.need_grad]
+        self._leaves = {hash(v.data): (f"p/{name}", v.d) for name, v in parameters.items()}
+        self._leaves |= {hash(v.data): (f"i/{name}", batch[name]) for name, v in inputs.items()}
         self._outputs: dict[tuple[int, int], str] = {}  # function, number of the output -> name
-        step.total.visit(self._add)
+        root.visit(self._add)
 
     def write(self, path: Path) -> None:
         """Write path.json and path.npz."""

@@ -14,8 +14,9 @@ from device import functions_on_cpu
 
 from pointdet.arrays import Arrays
 from pointdet.config.schema import MixedPrecisionConfig, TrainConfig
-from pointdet.ops import layers, losses
-from pointdet.ops.layers import Mode
+from pointdet.ops import losses
+from pointdet.ops.colour import colour as apply_colour
+from pointdet.ops.mode import Mode
 from pointdet.runtime import Runtime
 from pointdet.training.moving_average import MovingAverage
 from pointdet.training.solver import Solver
@@ -70,7 +71,7 @@ def colour_matrix(runtime: Runtime) -> tuple[Arrays, list[str]]:
     images, colour = nn.Variable(pixels.shape), nn.Variable(matrix.shape)
     with nn.context_scope(runtime.context()):
         first, last = (
-            layers.colour(images, colour, Mode(False, channel_last, runtime.has_channel_last))
+            apply_colour(images, colour, Mode(False, channel_last, runtime.has_channel_last))
             for channel_last in (False, True)
         )
     images.data.cast(np.uint8)[...] = pixels

@@ -16,7 +16,7 @@ from pointdet.arrays import AnyArray, Arrays
 from pointdet.backbones.resnet import basic
 from pointdet.detectors.common.branches import Branch, predict
 from pointdet.ops import deformable, layers, pooling, upsampling
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.runtime import Runtime
 
 Shape = tuple[int, int, int, int]

@@ -18,7 +18,7 @@ from models import KINDS
 from results import Results, argument_parser, chosen
 
 from pointdet.arrays import Arrays
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.programs.run import run_program
 from pointdet.runtime import Runtime
 

@@ -12,7 +12,7 @@ from comparison import nchw
 
 from pointdet.arrays import Arrays, Batch, Float64Array
 from pointdet.model.restore import Model
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.training import graph
 from pointdet.training.solver import Solver
 

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from pointdet.arrays import Float32Array, Image
-from pointdet.structures import Detections
+from pointdet.structures import Annotation, Detections
 
 Colour = tuple[int, int, int]  # BGR
 
@@ -36,6 +36,15 @@ def draw_detections(image: Image, found: Detections, class_names: Sequence[str],
     found = found[found.scores >= threshold].best(len(found))[::-1]
     texts = [f"{class_names[i]} {s:.2f}" for i, s in zip(found.labels, found.scores, strict=True)]
     return _draw(image, found.boxes, texts, [class_colour(int(label)) for label in found.labels])
+
+
+def draw_annotation(image: Image, annotation: Annotation, class_names: Sequence[str]) -> Image:
+    """A copy of `image` with the objects (boxes_image) of its annotation."""
+    texts = [
+        f"{class_names[label]}{' (ignored)' * bool(ignored)}"
+        for label, ignored in zip(annotation.labels, annotation.ignore, strict=True)
+    ]
+    return _draw(image, annotation.boxes, texts, [class_colour(int(label)) for label in annotation.labels])
 
 
 def draw_heatmap(image: Image, heatmap: Float32Array) -> Image:

@@ -63,7 +63,7 @@ class Dataset:
     """One split of a dataset."""
 
     name: str
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # id of each label in annotation files and files of detections
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pointdet.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from pointdet.config.detectors import DetectorConfig
 from pointdet.structures import Detections
 
 Rows = Float32Array  # (N, 7): box, score, scores of the two corners
@@ -31,6 +32,17 @@ class SoftNms:
     published: bool = False
     """Reproduces the results of the published CornerNet code exactly, with its errors: rows of dropped
     detections stay as copies of other detections, and corners are merged with the scores of other boxes."""
+
+    @staticmethod
+    def of(detector: DetectorConfig, merge_exponent: float = 0.0, published: bool = False) -> SoftNms:
+        """The soft-NMS of a configuration."""
+        return SoftNms(
+            detector.suppression,
+            detector.nms_sigma,
+            detector.nms_threshold,
+            merge_exponent=merge_exponent,
+            published=published,
+        )
 
     def __call__(self, found: Detections, count: int) -> Detections:
         """The `count` best detections after suppression, best first. Boxes are in pixels."""

@@ -9,7 +9,7 @@ import pytest
 from pointdet.backbones.catalogue import imagenet_files
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.weights.fit import fit
 from pointdet.weights.naming.catalogue import official, to_ours
 

@@ -12,7 +12,8 @@ from pointdet.backbones import hourglass
 from pointdet.backbones.catalogue import imagenet_files
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode, parameters_without_values
+from pointdet.ops.layers import parameters_without_values
+from pointdet.ops.mode import Mode
 from pointdet.weights.naming.catalogue import official
 
 HOURGLASS = {"arch": "hourglass", "num_layers": 104, "head_channels": 256}

@@ -11,7 +11,7 @@ from pointdet.backbones.hrnet import hrnet
 from pointdet.data.catalogue import read_dataset
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.programs import train
 from pointdet.runtime import start
 from pointdet.training.graph import TrainingGraph

@@ -12,7 +12,7 @@ from pointdet.backbones.resnet import STAGES, resdcn, resnet
 from pointdet.backbones.widths import scaled
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.weights.fit import fit
 from pointdet.weights.naming.catalogue import official, to_ours
 

@@ -2,6 +2,7 @@
 """Every benchmark runs with tiny settings and prints consistent numbers."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,67 @@ def test_loader():
     sample, imread = row(output, "whole sample")[0], row(output, "cv2.imread")[0]
     assert sample / imread == pytest.approx(float(re.search(r"sample / imread = (\S+)", output)[1]), rel=0.02)
     assert float(re.search(r"1 worker\(s\): (\d+) images/s", output)[1]) > 0
+
+
+TINY = {
+    "name": "tiny",
+    "arch": "resnet",
+    "num_layers": 18,
+    "width": 0.05,
+    "head_channels": 4,
+    "size": 32,
+    "batch": 2,
+    "classes": 3,
+}
+
+
+@pytest.mark.parametrize("kernels", ["nnabla", "blas"])
+def test_side_of_pointdet_in_peers(kernels, tmp_path):
+    settings = {"case": TINY, "kernels": kernels, "folder": str(tmp_path), "seconds": 0.05}
+    found = json.loads(run("peers.py", "--torch", "", "--ours", json.dumps(settings)).stdout.splitlines()[-1])
+    assert found["loss"] > 0 and 0 < found["forward"] < found["step"]
+    for name in ("step", "forward"):
+        functions = json.loads((tmp_path / f"{name}.json").read_text())["functions"]
+        assert sum(function["type"] == "Convolution" for function in functions) > 20
+
+
+@pytest.mark.skipif("POINTDET_TORCH" not in os.environ, reason="POINTDET_TORCH names no Python with PyTorch")
+def test_peers():
+    output = run("peers.py", "--torch", os.environ["POINTDET_TORCH"], "--rounds", 1, "--only", "width").stdout
+    assert len(re.findall(r"PyTorch +\d+\.\d +1\.00 +\d+\.\d +1\.00", output)) == 2
+
+
+def test_coco_start(mpirun):
+    mpirun(1, "--version")  # skips the test without mpirun
+    sizes = ("--images", 200, "--objects", 900, "--voc", 50, "--evaluated", 20)
+    output = run("coco_start.py", *sizes).stdout
+    assert re.search(r"COCO: 200 images, 900 objects, \d MB", output)
+    lines = re.findall(
+        r"  rank (\d): (\S+), (\S+); (\d+), (\d+), (\d+); (\d+) resident, (\d+) its own", output
+    )
+    assert [line[0] for line in lines] == ["0", "0", "1"]
+    for _, read, ready, before, after, peak, worker, own in lines:
+        assert 0 < float(read) < float(ready)
+        assert 0 < int(before) <= int(after) <= int(peak) + 1
+        assert 0 < int(own) < int(worker)
+    assert re.search(r"VOC: 50 annotations in \d", output) and re.search(r"of 20 images in \d", output)
+
+
+def test_large_files_have_what_was_asked_for(tmp_path):
+    """The same bytes for the same seed; a crowd has run lengths, all others have polygons."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    from large_files import write_coco
+
+    path = write_coco(tmp_path / "a", 30, 500)
+    assert path.read_bytes() == write_coco(tmp_path / "b", 30, 500).read_bytes()
+    content = json.loads(path.read_text())
+    assert (len(content["images"]), len(content["annotations"]), len(content["categories"])) == (30, 500, 80)
+    assert {image["id"] for image in content["images"]} >= {
+        item["image_id"] for item in content["annotations"]
+    }
+    assert len(list((tmp_path / "a" / "train2017").iterdir())) == 30
+    for item in content["annotations"]:
+        assert isinstance(item["segmentation"], dict if item["iscrowd"] else list)
 
 
 @pytest.mark.parametrize("arch", ["resnet", "resdcn"])

@@ -116,7 +116,7 @@ def test_the_detector_is_selected_by_its_name(written):
             "{name: cornernet, size_weight: 1}",
             "line 9: unknown key detector.size_weight; ",
         ),
-        ("{top_k: 5}", "line 9: unknown key detector.top_k; known keys here: name, max_objects, radius"),
+        ("{top_k: 5}", "line 9: unknown key detector.top_k; known keys here: name, max_objects, nms_kernel"),
         ("{name: cornernet, top_k: 0}", "line 9: detector.top_k: input should be greater than"),
         (
             "{name: cornet}",

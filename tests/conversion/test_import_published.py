@@ -16,7 +16,8 @@ from pointdet.conversion.import_published import import_arrays, import_published
 from pointdet.detectors import catalogue
 from pointdet.errors import PointDetError
 from pointdet.model.restore import restore
-from pointdet.ops.layers import Mode, parameters_without_values
+from pointdet.ops.layers import parameters_without_values
+from pointdet.ops.mode import Mode
 from pointdet.runtime import start
 from pointdet.weights import class_names, h5_file, plain_file
 from pointdet.weights.fit import fit_all
@@ -187,7 +188,7 @@ def test_every_key_is_used_or_listed(golden, network):
         assert config.detector.published and config.test.flip != simple
         assert config.detector.merge_exponent == (10 if simple else 0)
     lines = published_weights.describe().splitlines()
-    assert lines[1].split() == ["kept", str(len(report.kept)), "parameters"]
+    assert ["kept", str(len(report.kept)), "parameters"] in [line.split() for line in lines]
 
 
 NARROW = ("model.width=0.125",)

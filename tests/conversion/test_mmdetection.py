@@ -13,7 +13,7 @@ from pointdet.config.schema import ModelConfig
 from pointdet.conversion.import_published import import_arrays
 from pointdet.inference.predictor import Predictor
 from pointdet.model.restore import restore
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.runtime import start
 from pointdet.weights.naming import cornernet, mmdetection
 from pointdet.weights.naming.catalogue import official

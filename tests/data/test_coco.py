@@ -205,6 +205,52 @@ def test_numbers_are_class_names_and_text_may_say_iscrowd(coco: Write) -> None:
     assert dataset.records[0].annotation.ignore.tolist() == [False, True]
 
 
+def test_text_may_say_numbers(coco: Write) -> None:
+    images = [{"id": 7, "file_name": "a.jpg", "height": "40", "width": ""}]
+    objects = [{**item(7, 5), "bbox": ["1", 2, "3.5", "4"], "area": "9.5"}]
+    record = read_dataset(coco(objects, images=images), "train").records[0]
+    assert (record.height, record.width) == (40, 60)  # the width is that of the file
+    np.testing.assert_array_equal(record.annotation.boxes, [[1, 2, 4.5, 6]])
+    assert record.annotation.areas.tolist() == [9.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": [item(7, 5, 1, 2, 3, 4), {**item(7, 5), "bbox": [1, "2px", 3, 4]}]}, r"json, \$.annotations\[1\].bbox: bbox of object 1 is \[1.0, '2px', 3.0, 4.0\] instead of 4"),
+        ({"annotations": [{**item(7, 5, 1, 2, 3, 4), "area": "big"}]}, r"json, \$.annotations\[0\].area: area of object 0 is 'big' instead of 1"),
+        ({"annotations": [{**item(7, 5, 1, 2, 3, 4), "iscrowd": 2}]}, r"json, \$.annotations\[0\].iscrowd: iscrowd of object 0 is 2 instead of 0 or 1"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": "4", "width": "wide"}]}, r"json, \$.images\[0\].width: size of image 0 is \('4', 'wide'\) instead of 2"),
+        ({"categories": [{"id": 5, "name": ""}]}, r"json, \$.categories\[0\].name: the name of entry 0 of 'categories' is ''; give it a name"),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_number_is_an_error(coco: Write, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PointDetError, match=message):
+        read_dataset(coco([item(7, 5, 1, 2, 3, 4)], **change), "train")
+
+
+def test_file_names_are_relative_to_the_folder_of_the_images(coco: Write, tmp_path: Path) -> None:
+    names = {7: "a.jpg", 8: "./b.jpg", 9: f"{tmp_path}/train/b.jpg"}
+    images = [{"id": n, "file_name": name, "height": 40, "width": 60} for n, name in names.items()]
+    dataset = read_dataset(coco([item(7, 5, 1, 2, 3, 4)], images=images), "train")
+    assert [record.image_path for record in dataset.records] == [
+        str(tmp_path / "train" / name) for name in ("a.jpg", "b.jpg", "b.jpg")
+    ]
+
+
+def test_the_first_of_several_damaged_images_is_named(coco: Write, tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": f"{number:03d}.jpg"} for number in range(200)]
+    config = coco([item(7, 5, 1, 2, 3, 4)], images=images)
+    whole = (tmp_path / "train" / "a.jpg").read_bytes()
+    for image in images:
+        damaged = image["id"] in (90, 91, 150)
+        (tmp_path / "train" / str(image["file_name"])).write_bytes(b"" if damaged else whole)
+    with pytest.raises(
+        PointDetError, match=r"/090.jpg is not an image that can be decoded, and its annotation"
+    ):
+        read_dataset(config, "train")
+
+
 def test_an_impossible_area_is_that_of_the_box(coco: Write, caplog: pytest.LogCaptureFixture) -> None:
     dataset = read_dataset(coco([{**item(7, 5, 1, 2, 3, 4), "area": 1e300}]), "train")
     assert dataset.records[0].annotation.areas.tolist() == [12]

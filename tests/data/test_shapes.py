@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -65,19 +64,3 @@ def test_mostly_hidden_objects_are_left_out() -> None:
             hidden += seen < 0.9
             front |= own
     assert hidden > 10  # shapes do cover each other
-
-
-def test_the_command_writes_three_splits(tmp_path: Path, monkeypatch: object) -> None:
-    import sys
-
-    import pytest
-
-    assert isinstance(monkeypatch, pytest.MonkeyPatch)
-    arguments = ["shapes", str(tmp_path), "--train", "3", "--val", "2", "--test", "1", "--size", "64"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    shapes.main()
-    for split, count in (("train", 3), ("val", 2), ("test", 1)):
-        content = json.loads((tmp_path / "annotations" / f"instances_{split}.json").read_text())
-        assert len(content["images"]) == count == len(list((tmp_path / split).iterdir()))
-    pictures = [(tmp_path / split / "000000.jpg").read_bytes() for split in ("train", "val", "test")]
-    assert len(set(pictures)) == 3

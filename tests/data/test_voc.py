@@ -214,3 +214,18 @@ def test_images_key_is_an_error(voc: Write) -> None:
     split = {"annotations": ["VOC2007/ImageSets/Main/trainval.txt"], "images": "JPEGImages"}
     with pytest.raises(PointDetError, match="remove the key `images`"):
         read_dataset(voc({"a": SIZE}, train=split), "train")
+
+
+def test_many_annotations_keep_the_order_of_the_list(voc: Write) -> None:
+    """Threads read them. The first of several damaged ones is named."""
+    stems = [f"{number * 37 % 100:03d}" for number in range(100)]
+    files = {stem: SIZE + xml_object("dog", 1, 1, 9, int(stem) % 30 + 5) for stem in stems}
+    config = voc(files)
+    dataset = read_dataset(config, "train")
+    assert [Path(record.image_path).stem for record in dataset.records] == stems
+    bottoms = [int(record.annotation.boxes[0, 3]) for record in dataset.records]
+    assert bottoms == [int(stem) % 30 + 4 for stem in stems]
+    for stem in (stems[60], stems[61], stems[97]):
+        (Path(config.data_dir or "") / "VOC2007" / "Annotations" / f"{stem}.xml").write_text("<annotation>")
+    with pytest.raises(PointDetError, match=f"Annotations/{stems[60]}.xml is not a VOC annotation"):
+        read_dataset(config, "train")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -282,3 +283,18 @@ def test_no_detections_and_no_ground_truth(metric):
 def test_detections_of_another_number_of_images_raise_an_error():
     with pytest.raises(ValueError, match="1 lists of detections for 40 images"):
         voc_metrics(random_scene()[0], [make_detections([], [], [])], "voc07")
+
+
+def test_both_from_the_same_curves_are_those_of_each(monkeypatch):
+    dataset, found = random_scene()
+    expected = coco_metrics(dataset, found) | false_discovery_rates(dataset, found)
+    evaluations = []
+    evaluate = COCOeval_faster.evaluate
+    monkeypatch.setattr(COCOeval_faster, "evaluate", lambda self: (evaluations.append(self), evaluate(self)))
+    metrics = measure(dataset, found, "coco", rates=True)
+    assert len(evaluations) == 1
+    assert list(metrics) == list(expected)
+    np.testing.assert_array_equal(
+        list(metrics.values()), list(expected.values())
+    )  # bit for bit; NaN equals NaN
+    assert list(measure(dataset, found, "voc07", rates=True)) == list(measure(dataset, found, "voc07"))

@@ -19,7 +19,7 @@ from pointdet.export.nnp import write
 from pointdet.inference.predictor import Predictor
 from pointdet.model.exported import NnpNetwork
 from pointdet.model.restore import restore
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.ops.upsampling import upsample_bilinear, upsample_nearest
 from pointdet.runtime import start
 from pointdet.weights import h5_file
@@ -91,15 +91,17 @@ def test_heads_of_earlier_stacks_are_not_exported(tmp_path, data):
         np.testing.assert_allclose(array, trained.network()(pixels)[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("contents", ["network", "pipeline"])
-def test_contents(tmp_path, data, contents):
-    model, pixels = tiny.model(tiny.config(data)), images(1)
+@pytest.mark.parametrize(
+    ("contents", "window"), [("network", 3), ("pipeline", 1), ("pipeline", 3), ("pipeline", 5)]
+)
+def test_contents(tmp_path, data, contents, window):
+    model, pixels = tiny.model(tiny.config(data, f"detector.nms_kernel={window}")), images(1)
     write(model, tmp_path / "x.nnp", contents=contents)
     network = NnpNetwork(tmp_path / "x.nnp")
     expected, found = model.network()(pixels), network(pixels)
     if contents == "pipeline":
         heatmap = expected["heatmap"][0]
-        is_peak = [plane == cv2.dilate(plane, np.ones((3, 3), np.uint8)) for plane in heatmap]
+        is_peak = [plane == cv2.dilate(plane, np.ones((window, window), np.uint8)) for plane in heatmap]
         expected["heatmap"] = np.where(is_peak, heatmap, 0)[None]
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)

@@ -20,7 +20,7 @@ from pointdet.export.onnx import OPSET, convert, emit, write
 from pointdet.export.quantised import int8
 from pointdet.model.exported import OnnxNetwork
 from pointdet.model.restore import restore
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.ops.pooling import corner_pool
 from pointdet.ops.upsampling import upsample_bilinear, upsample_nearest
 from pointdet.runtime import start

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from pointdet.config.load import dump
+from pointdet.conversion.notes import KEY, Notes
 
 IMAGE_NAMES = ("a.png", "b.png", "c.png")
 ENTITY = b'<!DOCTYPE annotation [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]>\n<annotation'
@@ -37,6 +38,7 @@ def write(folder: Path) -> None:
         "journal series": [b"".join(b"%d %.9g\n" % (step, 1 / step) for step in range(1, 9))],
         "state": _states(config),
         "resumed state": [_run(folder / "run")],
+        "notes": [Notes(config, ("cat", "dog")).metadata()[KEY].encode()],
         "npz": [_npz(np.savez), _npz(np.savez_compressed)],
         "safetensors": [
             save(_arrays()),

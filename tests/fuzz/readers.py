@@ -141,6 +141,14 @@ def run_checkpoints(folder: Path) -> "RunCheckpoints":
     return RunCheckpoints(folder, model, solver, MovingAverage(parameters, 0.5, in_blocks=True))
 
 
+def _notes(folder: Path, data: bytes) -> object:
+    """The notes in the metadata of an exported weight file."""
+    from pointdet.conversion.notes import KEY, Notes
+
+    notes = Notes.read({KEY: data.decode("utf-8", "replace")}, folder / "input.safetensors")
+    return None if notes is None else (notes.config, ", ".join(notes.class_names))
+
+
 def _plain(suffix: str) -> Callable[[Path, bytes], object]:
     def read(folder: Path, data: bytes) -> object:
         from pointdet.weights import plain_file
@@ -272,6 +280,7 @@ READERS = {
     ),
     "state": Reader(_state, JSON, is_json=True),
     "resumed state": Reader(_resumed, JSON, is_json=True),
+    "notes": Reader(_notes, JSON, is_json=True),
     "npz": Reader(_plain(".npz"), NPY),
     "safetensors": Reader(_plain(".safetensors"), (b"F8_E4M3", b"BF16", b"BOOL", b"F64", b"I64", *JSON)),
     "h5": Reader(_h5, (b"\x89HDF\r\n\x1a\n", b"TREE", b"HEAP", b"SNOD", b"OHDR", b"GCOL")),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from pointdet.ops.cpu.onednn import library_file
+from pointdet.ops.cpu.onednn_library import library_file
 
 ROOT = Path(__file__).parents[2]
 WITH_ONEDNN = pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed")

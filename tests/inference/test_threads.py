@@ -15,7 +15,7 @@ import tiny
 from pointdet import Predictor
 from pointdet.export import nnp
 from pointdet.model.restore import restore
-from pointdet.ops.cpu.onednn import library_file
+from pointdet.ops.cpu.onednn_library import library_file
 from pointdet.runtime import start
 
 WITH_ONEDNN = pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed")

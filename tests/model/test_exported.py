@@ -216,7 +216,7 @@ def test_metadata_of_another_kind(tmp_path, nnp_file, key, value):
 
 def test_metadata_that_are_nested_too_deeply(tmp_path, nnp_file):
     (tmp_path / "x.json").write_text("[" * 100_000)
-    with pytest.raises(PointDetError, match="x.nnp needs x.json"):
+    with pytest.raises(PointDetError, match="the metadata of .*x.json are not whole JSON"):
         read_metadata(tmp_path / "x.nnp")
 
 
@@ -225,10 +225,39 @@ def test_onnx_metadata_that_are_not_json(tmp_path):
     write_foreign_onnx(path)
     model = onnx.load(path)
     for text, message in (
-        ("{", "metadata of .*x.onnx are damaged"),
+        ("{", "metadata of .*x.onnx are not whole JSON"),
         ("[1]", "x.onnx was not saved by PointDet"),
     ):
         helper.set_model_props(model, {"pointdet": text})
         onnx.save(model, path)
         with pytest.raises(PointDetError, match=message):
             OnnxNetwork(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "the metadata of .*x.json are not whole JSON"),
+        (b"[]", "x.json was not saved by PointDet"),
+        (b"\xff", "x.json, are not UTF-8"),
+        (b'{"format": 1}', "'config' of the metadata is missing"),
+    ],
+)
+def test_broken_metadata_are_one_sentence(tmp_path, content, message):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(PointDetError, match=message) as raised:
+        read_metadata(tmp_path / "x.nnp")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("class_names", ["one"]), ("heatmaps", ["heatmap", "centre_heatmap"])]
+)
+def test_metadata_of_another_network(tmp_path, nnp_file, key, value):
+    (tmp_path / "x.nnp").write_bytes(nnp_file.read_bytes())
+    fields = json.loads(nnp_file.with_suffix(".json").read_text())
+    (tmp_path / "x.json").write_text(json.dumps(fields | {key: value}))
+    with pytest.raises(
+        PointDetError, match="x.nnp has no output '.*heatmap' of . classes, which its metadata"
+    ):
+        NnpNetwork(tmp_path / "x.nnp")

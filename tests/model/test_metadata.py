@@ -61,6 +61,11 @@ def test_onnx_file_contains_the_metadata(tmp_path, data):
         ("best.onnx", "model.width=0.25", "model is part of .*best.onnx and cannot be changed"),
         ("best.onnx", "input.colour_order=rgb", "input.colour_order is part of .*best.onnx"),
         ("peaks.onnx", "test.flip=true", "peaks.onnx outputs peaks, which cannot be averaged"),
+        (
+            "peaks.onnx",
+            "detector.nms_kernel=5",
+            "were found with detector.nms_kernel=3, which cannot be changed",
+        ),
     ],
 )
 def test_overrides_that_change_the_network_raise_an_error(folder, name, override, sentence):

@@ -16,7 +16,7 @@ import sys
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.ops.pooling import corner_pool
 
 def peak():

@@ -11,7 +11,7 @@ import pytest
 from nnabla.ext_utils import get_extension_context
 
 from pointdet.ops.deformable import deform_conv, deform_conv_norm
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 
 FIRST, LAST = Mode(training=False), Mode(training=False, channel_last=True)
 MODES = {
@@ -19,6 +19,7 @@ MODES = {
     "NHWC": LAST,
     "NCHW, BLAS": replace(FIRST, kernels="blas"),
     "NHWC, BLAS": replace(LAST, kernels="blas"),
+    "inference, BLAS": replace(FIRST, kernels="blas", backward=False),
 }
 KEYS = {
     "conv/W": "weight",
@@ -30,7 +31,7 @@ KEYS = {
 
 def layer(x, channels, mode):
     """Output, as NCHW, of the layer for an NCHW array, with parameters from the formula."""
-    turned = x.transpose(0, 2, 3, 1) if mode.channel_last else x
+    turned = x.transpose(0, 2, 3, 1) if mode.maps_last else x
     output = deform_conv(nn.Variable.from_numpy_array(turned, need_grad=True), channels, mode)
     for name, key in KEYS.items():
         parameter = nn.get_parameters()[name]
@@ -39,7 +40,7 @@ def layer(x, channels, mode):
             shape = shape[[0, 3, 1, 2]]
         value = networks.formula(f"dcn.{key}", shape, name.split("/")[-1], "", 1)
         parameter.d = value.transpose(0, 2, 3, 1) if mode.channel_last and value.ndim == 4 else value
-    return F.transpose(output, (0, 3, 1, 2)) if mode.channel_last else output
+    return F.transpose(output, (0, 3, 1, 2)) if mode.maps_last else output
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pointdet.ops import layers
-from pointdet.ops.layers import Mode
+from pointdet.ops.colour import colour as apply_colour
+from pointdet.ops.mode import Mode
 
 FIRST, LAST = Mode(training=False), Mode(training=False, channel_last=True)
 MODES = {
@@ -16,6 +17,7 @@ MODES = {
     "NHWC": LAST,
     "NCHW, BLAS": replace(FIRST, kernels="blas"),
     "NHWC, BLAS": replace(LAST, kernels="blas"),
+    "inference, BLAS": replace(FIRST, kernels="blas", backward=False),
 }
 
 
@@ -25,13 +27,13 @@ def random_array(*shape, seed=0):
 
 def variable(array, mode=FIRST):
     """An NCHW array as a variable in the layout of the mode."""
-    return nn.Variable.from_numpy_array(array.transpose(0, 2, 3, 1) if mode.channel_last else array)
+    return nn.Variable.from_numpy_array(array.transpose(0, 2, 3, 1) if mode.maps_last else array)
 
 
 def result(output, mode=FIRST):
     """NCHW."""
     output.forward()
-    return output.d.transpose(0, 3, 1, 2) if mode.channel_last else output.d.copy()
+    return output.d.transpose(0, 3, 1, 2) if mode.maps_last else output.d.copy()
 
 
 def set_parameters(arrays, mode=FIRST):
@@ -123,7 +125,7 @@ def test_colour(mode, channels):
     pixels.data.cast(np.uint8)[...] = images
     expected = np.einsum("bcd,bhwd->bchw", matrix[..., :3], images.astype(np.float64))
     expected += matrix[..., 3][:, :, None, None]
-    output = result(layers.colour(pixels, colour, mode), mode)
+    output = result(apply_colour(pixels, colour, mode), mode)
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-4)
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss terms against NumPy. The published values are tested in tests/detectors."""
 
+from functools import partial
+
 import nnabla as nn
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ def run(function, *arrays):
     return output.d.copy()
 
 
-def test_heatmap_focal():
+@pytest.mark.parametrize("kernels", ["nnabla", "blas"])
+def test_heatmap_focal(kernels):
     logits = RNG.standard_normal((3, 2, 4, 5))
     heatmap = RNG.random((3, 2, 4, 5)) * 0.99
     heatmap[0, 1, 2, 3] = heatmap[2, 0, 0, 0] = 1
@@ -30,9 +33,10 @@ def test_heatmap_focal():
         -((1 - heatmap) ** 4) * p**2 * np.log(1 - p),
     )
     total = (cells.sum((1, 2, 3)) * weight).sum()
-    assert run(heatmap_focal, logits, heatmap, weight, 2.0) == pytest.approx(total / 2, rel=1e-5)
+    focal = partial(heatmap_focal, kernels=kernels)
+    assert run(focal, logits, heatmap, weight, 2.0) == pytest.approx(total / 2, rel=1e-5)
     # A batch without objects is divided by one.
-    assert run(heatmap_focal, logits, heatmap, weight, 0.0) == pytest.approx(total, rel=1e-5)
+    assert run(focal, logits, heatmap, weight, 0.0) == pytest.approx(total, rel=1e-5)
 
 
 def test_heatmap_focal_on_a_gpu():

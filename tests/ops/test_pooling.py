@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nnabla.ext_utils import get_extension_context
 
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.ops.pooling import corner_pool
 
 MODES = {
@@ -24,10 +24,10 @@ def run(array, direction, mode, dy, before=None):
     """Output and gradient of the input, NCHW. `before`: the gradient before the backward pass."""
 
     def turned(a):
-        return a.transpose(0, 2, 3, 1) if mode.channel_last else a
+        return a.transpose(0, 2, 3, 1) if mode.maps_last else a
 
     def back(a):
-        return a.transpose(0, 3, 1, 2) if mode.channel_last else a
+        return a.transpose(0, 3, 1, 2) if mode.maps_last else a
 
     x = nn.Variable(turned(array).shape, need_grad=True)
     x.d = turned(array)

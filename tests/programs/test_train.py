@@ -225,9 +225,9 @@ def test_missing_backbone(refused, config, tmp_path):
 
 
 def test_invalid_checkpoints(refused, config, tmp_path, data):
-    assert "there is no parameter file" in refused(
-        "--train-config", config, "--checkpoint", tmp_path / "nothing.h5"
-    )
+    missing = tmp_path / "nothing.h5"
+    sentence = refused("--train-config", config, "--checkpoint", missing)
+    assert sentence.endswith(f"there is no {missing}; give a checkpoint folder or an .h5 parameter file")
     assert "is no checkpoint, it has no state.json" in refused("--train-config", config, "--checkpoint", data)
     (tmp_path / "state.json").write_text('{"format": 9}')
     assert "has another format than 1" in refused("--train-config", config, "--checkpoint", tmp_path)
@@ -247,7 +247,7 @@ def test_fine_tuning_for_other_classes(run, config, tmp_path, data):
         *("ctdet", "--train-config", config, "-o", tmp_path / "run", "--checkpoint", folder),
         *("--set", "train.num_epochs=1"),
     )
-    assert status == 0 and "kept 125, skipped 2, new 0 parameters" in log
+    assert status == 0 and "kept 125" in log and "start anew: circle, square, triangle, star" in log
 
 
 def test_wrong_number_of_classes(monkeypatch, capfd, tmp_path, data):
@@ -281,8 +281,14 @@ def test_one_checkpoint_of_a_run_on_the_training_images(run, config, tmp_path):
     assert status == 2 and log.endswith(
         "checkpoints has no checkpoint of iteration 5; it has those of 4, 8\n"
     )
-    status, printed, _ = run(*arguments, 4, program=test)
-    assert status == 0 and str(folder / "checkpoints" / "epoch_0001") in printed
+    status, printed, _ = run(*arguments, 4, "--debug", 3, program=test)
+    assert (
+        status == 0 and len(list((out / "debug").iterdir())) == 3 and "3 pictures of ground truth" in printed
+    )
+    for refused in (("--debug", 0), ("--debug", "--benchmark")):
+        status, _, log = run(*arguments, 4, *refused, program=test)
+        assert status == 2 and "--debug draws one image or more, and no --benchmark" in log
+    assert str(folder / "checkpoints" / "epoch_0001") in printed
     written = json.loads((out / "metrics.json").read_text())
     assert (written["dataset"], written["images"]) == ("shapes_train", 8)
     assert written["metrics"]["FD50"] == pytest.approx(1 - written["metrics"]["AP50"])

@@ -12,11 +12,11 @@ from pointdet.weights import checkpoint
 
 
 def slow(function):
-    def after_a_while(*arguments):
+    def after_a_while(*arguments, **settings):
         until = time.monotonic() + 4
         while time.monotonic() < until:  # at work in Python, as the computation of the AP is
             pass
-        return function(*arguments)
+        return function(*arguments, **settings)
 
     return after_a_while
 

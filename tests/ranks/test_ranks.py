@@ -55,6 +55,13 @@ def two(folder_of_two):
     return [dict(np.load(folder_of_two / f"rank_{rank}_of_2.npz")) for rank in (0, 1)]
 
 
+def test_validation_loss(single, two):
+    for rank in two:
+        np.testing.assert_array_equal(rank["validation_loss"], two[0]["validation_loss"])
+        np.testing.assert_allclose(rank["validation_loss"], single["validation_loss"], rtol=1e-4)
+    assert (single["validation_loss"] > 0).all()
+
+
 def of(arrays, prefix):
     return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
 

@@ -17,6 +17,7 @@ from pointdet.programs.run import run_program
 from pointdet.runtime import start
 from pointdet.training.initial_parameters import fresh
 from pointdet.training.trainer import Trainer
+from pointdet.training.validation_loss import ValidationLoss
 
 GLOBAL_BATCH = 4  # images of one step on all ranks
 
@@ -80,6 +81,9 @@ def run():
     results["lengths"] = np.array([len(detections) for detections in found])
     for name in ("boxes", "labels", "scores"):
         results[name] = np.concatenate([getattr(detections, name) for detections in found])
+
+    loss = ValidationLoss(model_of(config, names, runtime), val_set).measure(lambda: False)
+    results["validation_loss"] = np.array(list(loss.values()))
 
     if ranks.size > 1:
         nn.clear_parameters()

@@ -25,7 +25,7 @@ class TwoRanks(SingleProcess):
 
 
 def loader(faults, images=60):
-    found = SimpleNamespace(faults=frozenset(faults), _paths=[f"{i}.png" for i in range(images)])
+    found = SimpleNamespace(faults=frozenset(faults), _records=range(images))
     found.check_faults = lambda faults: Loader.check_faults(found, faults)
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pointdet.ops.cpu.onednn import library_file
+from pointdet.ops.cpu.onednn_library import library_file
 from pointdet.structures import Annotation
 from pointdet.training.graph import TrainingGraph
 from pointdet.training.moving_average import MovingAverage

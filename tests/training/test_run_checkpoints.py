@@ -96,7 +96,7 @@ def test_the_best_ap_of_another_metric_is_not_loaded(tmp_path, data, monkeypatch
     other = Progress(4, "voc07")
     first.checkpoints.load(tmp_path / "last", other)
     assert (other.epoch, other.best) == (1, -1)
-    assert "dataset.metric was coco and is voc07: the best AP is counted anew" in caplog.text
+    assert "the metric of `best` was coco and is voc07: it is counted anew" in caplog.text
 
 
 NHWC = "mixed_precision.channel_last=true"
@@ -272,7 +272,7 @@ def test_old_checkpoints_are_removed(tmp_path, data):
         training.progress.epoch, training.progress.step = epoch, 4 * epoch
         training.checkpoints.save_last(training.progress)
         for _ in range(2):  # the second call has no effect
-            training.checkpoints.keep_epoch(training.progress)
+            training.checkpoints.keep(training.progress)
     assert {path.name for path in tmp_path.iterdir()} == {"last", "epoch_0010", "epoch_0012"}
 
 
@@ -282,7 +282,7 @@ def test_an_epoch_is_not_made_from_a_later_checkpoint(tmp_path, data):
     training.progress.epoch, training.progress.step = 3, 12
     training.checkpoints.save_last(training.progress)
     training.progress.epoch, training.progress.step = 2, 8
-    training.checkpoints.keep_epoch(training.progress)
+    training.checkpoints.keep(training.progress)
     assert {path.name for path in tmp_path.iterdir()} == {"last"}
 
 

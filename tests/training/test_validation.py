@@ -28,7 +28,7 @@ def test_the_average_is_evaluated_if_there_is_one(tmp_path, data, decay):
     parameters["hm_final/conv/b"].d = parameters["hm_final/conv/b"].d - 1
     second = evaluate(Predictor.of(model), dataset, model.runtime.ranks)
     rows, progress = RecordingJournal(), Progress(4, "coco", epoch=3, step=12)
-    ap = Validation(model, dataset, average, tmp_path).run(progress, rows, lambda: False)
+    values = Validation(model, dataset, average, tmp_path).run(progress, rows, lambda: False)
 
     scores = [entry["score"] for entry in json.loads((tmp_path / "evaluation/detections.json").read_text())]
     expected = first if decay else second  # the average was not updated: it has the first parameters
@@ -39,7 +39,7 @@ def test_the_average_is_evaluated_if_there_is_one(tmp_path, data, decay):
     assert first[0].scores.max() > second[0].scores.max() + 0.01  # else the test could not fail
     metrics = json.loads((tmp_path / "evaluation/metrics.json").read_text())["metrics"]
     assert rows.records == [(3, 12, {"AP": metrics["AP"], "AP50": metrics["AP50"]})]
-    assert ap == metrics["AP"]
+    assert values == {"ap": metrics["AP"]}
 
 
 def test_validation_does_not_change_the_training(tmp_path, data):

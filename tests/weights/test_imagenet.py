@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pointdet.detectors import catalogue
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.weights.fit import fit
 from pointdet.weights.imagenet import from_torch
 

@@ -89,7 +89,7 @@ def test_nnabla_example(golden, table, arch, depth, layout):
     assert system.names is None and system.classes == 20
     assert (system.settings["model"]["arch"], system.settings["model"]["num_layers"]) == (arch, depth)
     assert not system.settings["model"].get("official_neck")
-    assert system.settings["input"] == {"height": 384, "width": 384, **IMAGENET}
+    assert system.data_settings == {"voc": {"input": {"height": 384, "width": 384, **IMAGENET}}}
 
 
 def test_unknown_keys():

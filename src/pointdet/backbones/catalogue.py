@@ -11,7 +11,8 @@ import nnabla as nn
 from pointdet.backbones import dla, hourglass, hrnet, resnet
 from pointdet.config import schema
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode, conv_norm, uniform_in
+from pointdet.ops.layers import conv_norm, uniform_in
+from pointdet.ops.mode import Mode
 
 DEPTHS = {
     "resnet": tuple(resnet.STAGES),

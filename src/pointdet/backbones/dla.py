@@ -13,7 +13,8 @@ import nnabla.functions as F
 
 from pointdet.backbones.widths import scaled
 from pointdet.ops.deformable import deform_conv_norm
-from pointdet.ops.layers import Mode, conv_norm, depthwise_upsample, max_pool
+from pointdet.ops.layers import add, conv_norm, depthwise_upsample, max_pool
+from pointdet.ops.mode import Mode
 
 CHANNELS = (16, 32, 64, 128, 256, 512)  # of levels 0 to 5; level k has stride 2^k
 
@@ -131,5 +132,5 @@ def _aggregated(maps: list[nn.Variable], factors: tuple[int, ...], mode: Mode) -
         with nn.parameter_scope(f"up_{i}"):
             h = depthwise_upsample(h, mode, factor)
         with nn.parameter_scope(f"node_{i}"):
-            results.append(deform_conv_norm(h + results[-1], channels, mode))
+            results.append(deform_conv_norm(add(h, results[-1], mode), channels, mode))
     return results

@@ -14,7 +14,8 @@ import nnabla as nn
 
 from pointdet.backbones.resnet import basic
 from pointdet.backbones.widths import scaled
-from pointdet.ops.layers import Mode, conv_norm, uniform_in
+from pointdet.ops.layers import add, conv_norm, uniform_in
+from pointdet.ops.mode import Mode
 from pointdet.ops.upsampling import upsample_nearest
 
 STACKS = {52: 1, 104: 2}  # depth -> number of stacks
@@ -56,7 +57,7 @@ def _hourglass(x: nn.Variable, channels: Sequence[int], mode: Mode) -> nn.Variab
     for level in range(len(skips), 0, -1):
         with nn.parameter_scope(f"level{level}"):
             x = _units("up", x, (channels[level], channels[level - 1]), mode)
-            x = skips[level - 1] + upsample_nearest(x, 2, mode)
+            x = add(skips[level - 1], upsample_nearest(x, 2, mode), mode)
     return x
 
 

@@ -12,7 +12,8 @@ import nnabla as nn
 import nnabla.functions as F
 
 from pointdet.backbones.widths import scaled
-from pointdet.ops.layers import Mode, conv_norm
+from pointdet.ops.layers import add, conv_norm
+from pointdet.ops.mode import Mode
 from pointdet.ops.upsampling import upsample_bilinear, upsample_nearest
 
 # Channels of the finest branch, which name the published networks. Every coarser branch has twice as many.
@@ -67,7 +68,7 @@ def _fused(branches: list[nn.Variable], target: int, mode: Mode) -> nn.Variable:
     for source in range(target + 1, len(branches)):
         with nn.parameter_scope(f"fuse_layers/{target}/{source}"):
             h = conv_norm(branches[source], channels, 1, mode, relu=False)
-        total = total + upsample_nearest(h, 1 << (source - target), mode)
+        total = add(total, upsample_nearest(h, 1 << (source - target), mode), mode)
     # The finer branches come last: their normalisation includes the sum and the ReLU.
     for source in range(target):
         with nn.parameter_scope(f"fuse_layers/{target}/{source}"):

@@ -12,16 +12,8 @@ import nnabla as nn
 from pointdet.arrays import Float32Array
 from pointdet.backbones.widths import scaled
 from pointdet.ops.deformable import deform_conv_norm
-from pointdet.ops.layers import (
-    Initialiser,
-    Mode,
-    bilinear,
-    conv_norm,
-    deconv_norm,
-    he_out,
-    max_pool,
-    uniform_in,
-)
+from pointdet.ops.layers import Initialiser, bilinear, conv_norm, deconv_norm, he_out, max_pool, uniform_in
+from pointdet.ops.mode import Mode
 
 # Depth -> number of residual units in each of the four stages, and whether they are bottlenecks.
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {

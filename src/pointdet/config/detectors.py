@@ -7,16 +7,34 @@ from typing import Literal
 
 from pydantic import Field
 
-from pointdet.config.section import Keypoints, NotNegative, Objects, Section
+from pointdet.config.section import Fraction, Keypoints, NotNegative, Objects, Section
 
 
-class CtDetConfig(Section):
+class DetectorConfig(Section):
+    """The keys that all detectors share."""
+
+    name: str
+    """Selects the detector."""
+    max_objects: Objects = 128
+    """Maximum number of training objects per image; further objects are left out, with a warning."""
+    nms_kernel: Literal[1, 3, 5, 7, 9] = 3
+    """Side of the window, in cells of a heatmap, in which a peak must be the highest cell. 1: every cell is a
+    peak."""
+    suppression: Literal["gaussian", "linear", "hard"] = "gaussian"
+    """Decay of the scores in soft-NMS, see nms_sigma and nms_threshold. Corner detectors always apply it, ctdet
+    with several test scales or test.soft_nms."""
+    nms_sigma: float = Field(default=0.5, gt=0.0, le=1e3)
+    """suppression ``gaussian``: a selected box multiplies the scores of others by exp(-IoU^2 / nms_sigma)."""
+    nms_threshold: Fraction = 0.5
+    """suppression ``linear`` and ``hard``: above this IoU a selected box multiplies the scores of others by
+    1 - IoU, or by 0."""
+
+
+class CtDetConfig(DetectorConfig):
     """CenterNet (Zhou et al., 2019)."""
 
     name: Literal["ctdet"] = "ctdet"
     """Selects the detector."""
-    max_objects: Objects = 128
-    """Maximum number of training objects per image; further objects are left out, with a warning."""
     radius: Literal["published", "iou"] = "published"
     """Radius of the Gaussian targets. ``iou``: boxes whose corners are off by up to the radius keep an IoU of
     min_overlap. ``published``: the formula of the published code, which gives a radius about 3.3 times as
@@ -29,16 +47,18 @@ class CtDetConfig(Section):
     """Weight of the size loss."""
     offset_weight: NotNegative = 1.0
     """Weight of the offset loss."""
+    regression_loss: Literal["l1", "smooth_l1"] = "l1"
+    """Loss of sizes and offsets: ``l1``, the mean over two coordinates, or ``smooth_l1``, their sum."""
+    size_per_class: bool = False
+    """Predict the size for each class separately: two maps per class instead of two maps."""
     legacy_heatmap_bias: bool = False
     """Also initialise the bias of the heatmap branch's 3x3 convolution to -2.19, as the NNabla example does.
     Its ReLUs are then inactive at the start of training."""
 
 
-class CornerDetectorConfig(Section):
+class CornerDetectorConfig(DetectorConfig):
     """The keys that CornerNet and keypoint triplets share."""
 
-    max_objects: Objects = 128
-    """Maximum number of training objects per image; further objects are left out, with a warning."""
     radius: Literal["published", "iou"] = "iou"
     """Radius of the Gaussian targets. ``iou``: boxes whose corners are off by up to the radius keep an IoU of
     min_overlap. ``published``: the formula of the published CenterNet code, which gives a larger radius."""
@@ -62,9 +82,6 @@ class CornerDetectorConfig(Section):
     tag_distance: NotNegative = 0.5
     """Maximum distance between the tags of the two corners of one object. A lower value helps if boxes span
     two objects."""
-    suppression: Literal["gaussian", "linear", "hard"] = "gaussian"
-    """Decay of the scores in soft-NMS, which corner detectors always apply: ``gaussian`` with sigma 0.5,
-    ``linear`` or ``hard`` above an IoU of 0.5."""
     merge_exponent: NotNegative = 0.0
     """Above 0, a detection's box becomes a weighted mean of itself and the boxes that it suppresses; a lower
     exponent gives these more weight. The published code uses 10 with several test scales. 0 is off."""

@@ -48,11 +48,16 @@ class SplitConfig(Section):
     """The files of one split of the dataset."""
 
     annotations: tuple[str, ...] = Field(min_length=1)
-    """COCO: one JSON file. VOC: one or more image sets (``.../ImageSets/Main/trainval.txt``), joined in this
-    order. Paths are relative to the data folder."""
-    images: str | None = None
-    """COCO: folder of the images, relative to the data folder. VOC: not allowed; the images are in JPEGImages
-    next to ImageSets."""
+    """COCO: JSON files. VOC: image sets (``.../ImageSets/Main/trainval.txt``). Several are joined in this order.
+    Paths are relative to the data folder."""
+    images: tuple[str, ...] | None = None
+    """COCO: folder of the images, or one folder for each annotation file, relative to the data folder. VOC: not
+    allowed; the images are in JPEGImages next to ImageSets."""
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _folders(cls, images: object) -> object:
+        return (images,) if isinstance(images, str) else images
 
 
 class DatasetConfig(Section):

@@ -45,8 +45,18 @@ class TrainConfig(Section):
     pass. Uses less memory and more time; the results are the same."""
     learning_rate: LearningRateConfig = LearningRateConfig()
     """The learning rate schedule."""
+    solver: Literal["adam", "sgd"] = "adam"
+    """Update of the parameters. ``adam``: Adam with the published decays 0.9 and 0.999. ``sgd``: stochastic gradient
+    descent with momentum, velocity = momentum * velocity + rate * gradient."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """sgd: momentum."""
     weight_decay: NotNegative = 0.0
     """Factor of the parameters that is added to their gradients (L2 regularisation). 0 is off."""
+    weight_decay_of: Literal["all", "kernels"] = "all"
+    """Parameters with weight decay. ``kernels``: those of convolutions and deconvolutions only, not biases nor the
+    scales and shifts of batch normalisation."""
+    freeze: tuple[str, ...] = ()
+    """Scopes of parameters that are not trained, such as conv1 and res1 (ResNet). Their running statistics go on."""
     clip_grad_norm: NotNegative = 0.0
     """Maximum L2 norm of all gradients together. 0 is off."""
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -58,10 +68,15 @@ class TrainConfig(Section):
     """Data loading processes per rank. 0: the training process loads the data."""
     val_intervals: Positive = 5
     """Epochs between validations. The last epoch is always validated."""
+    validation: tuple[Literal["ap", "loss"], ...] = Field(default=("ap",), min_length=1)
+    """What a validation measures: ``ap``, ``loss`` (of images without augmentation), or both. The first one selects the
+    checkpoint `best`."""
     save_intervals: Whole = 0
     """Epochs between permanent checkpoints epoch_N, in addition to `last` and `best`. 0: none."""
+    snapshot: Whole = 0
+    """Steps (updates) between permanent checkpoints step_N. 0: none."""
     keep_checkpoints: Whole = 0
-    """Number of checkpoints epoch_N that are kept; older ones are removed. 0: all."""
+    """Number of checkpoints epoch_N, and of checkpoints step_N, that are kept; older ones are removed. 0: all."""
     save_solver: Literal["last", "all"] = "last"
     """Checkpoints with the state of the solver, from which a training can be resumed: `last` or `all`."""
     save_detections: bool = False

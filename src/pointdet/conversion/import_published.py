@@ -6,19 +6,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nnabla as nn
 import numpy as np
 
 from pointdet.arrays import Arrays
-from pointdet.config.load import override, validate
 from pointdet.config.schema import Config
+from pointdet.conversion import settings
+from pointdet.conversion.notes import Notes
 from pointdet.conversion.report import Report, compare
+from pointdet.conversion.settings import FileSettings
 from pointdet.detectors import catalogue
+from pointdet.detectors.common.base import Detector
 from pointdet.errors import PointDetError, first_few
 from pointdet.ops.layers import parameters_without_values
-from pointdet.weights import checkpoint, class_names, fit, h5_file, plain_file, published, systems, torch_file
+from pointdet.weights import (
+    checkpoint,
+    fit,
+    h5_file,
+    kind,
+    plain_file,
+    published,
+    systems,
+    torch_file,
+    values,
+)
+from pointdet.weights.class_rows import Classes
 from pointdet.weights.naming.catalogue import to_ours
 from pointdet.weights.systems import System
 
@@ -27,21 +40,46 @@ CLASSIFIERS = {"fc.weight", "classifier.weight", "fc/fc/conv/W"}
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """The weights of another system by our parameter paths, and the configuration of their network."""
+    """The weights of a file by our parameter paths, and the configuration of their network."""
 
     source: Path
     system: System
-    config: Config
-    class_names: tuple[str, ...]
+    settings: FileSettings
     arrays: Arrays
     trainable: dict[str, bool]  # all parameters of the network; False: running statistics
     report: Report
 
+    @property
+    def config(self) -> Config:
+        return self.settings.config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the new network."""
+        return self.settings.names
+
+    @property
+    def classes(self) -> Classes | None:
+        """The classes of the file and of the network; None if they are the same."""
+        known = self.settings.theirs
+        return None if known == self.class_names else Classes(known or (), self.class_names)
+
     def describe(self) -> str:
-        """The system and network of the file, and the table of its parameters."""
+        """The system and network of the file, what is assumed, and the table of its parameters."""
         model = self.config.model
-        network = f"{model.arch} {model.num_layers}, {self.system.classes} classes"
-        return f"{self.source}: {self.system.title}, {network}\n{self.report.table()}"
+        lines = [
+            f"{self.source}: {self.system.title}, {model.arch} {model.num_layers}, {self.system.classes} classes"
+        ]
+        lines += [f"  assumed     {text:<54} {flag}" for text, flag in self.settings.assumed]
+        lines.append(self.report.table())
+        if self.classes is not None:
+            for title, names in (
+                ("kept", self.classes.kept),
+                ("start anew", self.classes.new),
+                ("left out", self.classes.left_out),
+            ):
+                lines += [f"  classes     {title}: {first_few(names, 20)}"] if names else []
+        return "\n".join(lines)
 
     def save(self, folder: Path, partial: bool = False) -> None:
         """Write the checkpoint `folder`, completely or not at all.
@@ -76,11 +114,9 @@ class PublishedWeights:
             return self.arrays
         arrays = _initialised(self.config, len(self.class_names))
         arrays |= {path: self.arrays[path] for path in self.report.kept}
-        known = class_names.of_count(self.system.classes) or ()
-        for path in self.report.per_class:
-            for row, name in enumerate(self.class_names):
-                if name in known:
-                    arrays[path][row] = self.arrays[path][known.index(name)]
+        if self.classes is not None:
+            for path in self.report.per_class:
+                self.classes.copy(self.arrays[path], arrays[path])
         return arrays
 
 
@@ -90,15 +126,20 @@ def import_published(
     swap_heads: published.SwapHeads = "ask",
     overrides: Sequence[str] = (),
 ) -> PublishedWeights:
-    """Read the file `source` and recognise its system by its keys.
+    """Read the file `source`. It has the notes of PointDet, or its system is recognised by its keys.
 
-    classes: "coco", "voc" or a text file, see `class_names.named`. If it has as many names as the file has
-    classes, they are the names of these classes. Otherwise they are the classes for fine-tuning, and
-    parameters of classes that the file also has are kept. swap_heads: see `published.unswapped`, for .h5
-    files only. overrides: section.key=value. Errors: PointDetError if the file is broken or of an unknown
-    system.
+    classes: "coco", "voc" or a text file, see `class_names.named`. If the file does not name its classes and the
+    list has as many names as the file has classes, they are the names of these classes. Otherwise they are the
+    classes for fine-tuning, and parameters of classes that the file also has, by name, are kept. swap_heads: see
+    `published.unswapped`. overrides: section.key=value. Errors: PointDetError if the file is broken, of an
+    unknown system or of a kind that cannot be imported, or if its values are wrong.
     """
-    return import_arrays(_read(source), source, classes, swap_heads, overrides)
+    kind.check(source, "torch", "h5", "safetensors", "npz", "other")
+    if folder := kind.checkpoint_of(source):
+        raise PointDetError(
+            f"{source} is a part of the checkpoint {folder}, which has its settings; use that folder with --checkpoint"
+        )
+    return import_arrays(_read(source), source, classes, swap_heads, overrides, _notes(source))
 
 
 def import_arrays(
@@ -107,36 +148,54 @@ def import_arrays(
     classes: str | None = None,
     swap_heads: published.SwapHeads = "ask",
     overrides: Sequence[str] = (),
+    notes: Notes | None = None,
 ) -> PublishedWeights:
-    """As `import_published`, for the arrays `file` that were read from `source`."""
+    """As `import_published`, for the arrays `file` and the notes that were read from `source`."""
     shapes = {key: array.shape for key, array in file.items()}
-    system = systems.recognise(shapes)
+    system = systems.recognise(shapes) if notes is None else settings.own_system(notes)
     if system is None:
         raise _unknown(source, shapes)
-    names = _class_names(source, system.classes, classes)
-    config = _config(source, system, names, overrides)
-    network = _network(config, len(names))
+    if notes is None:
+        found_settings = settings.of_system(source, system, classes, overrides)
+    else:
+        found_settings = settings.of_notes(notes, classes, overrides)
     if system.names is None:
         paths = {key: key for key in file}
-        arrays = fit.with_input_channels(fit.converted(file, False), 3, False)
-        arrays = published.unswapped(arrays, source, swap_heads)
+        arrays = dict(file)
     else:
         paths = {key: path for key in file if (path := system.names.ours(key)) is not None}
         arrays = system.complete(to_ours(file, system.names))
+    values.check(arrays, str(source), {path: key for key, path in paths.items()})
+    network = _network(found_settings.config, len(found_settings.names))
+    if notes is not None and swap_heads == "ask":
+        swap_heads = "no"  # we wrote the names; the heads of an untrained network may look exchanged
+    arrays = published.unswapped(_in_layout(arrays, network), source, swap_heads)
     found = {path: array.shape for path, array in arrays.items()}
-    wanted = {path: variable.shape for path, variable in network.items()}
-    report = compare(shapes, paths, found, wanted, (system.classes, len(names)))
-    trainable = {path: variable.need_grad for path, variable in network.items()}
-    return PublishedWeights(source, system, config, names, arrays, trainable, report)
+    parameters = network.parameters()
+    wanted = {path: variable.shape for path, variable in parameters.items()}
+    same = found_settings.theirs == found_settings.names
+    report = compare(
+        *(shapes, paths, found, wanted), None if same else (system.classes, len(found_settings.names))
+    )
+    trainable = {path: variable.need_grad for path, variable in parameters.items()}
+    return PublishedWeights(source, system, found_settings, arrays, trainable, report)
 
 
 def _read(source: Path) -> Arrays:
     """The arrays of a file by its own keys, as float32."""
-    if source.suffix == ".h5":
-        return h5_file.read(source)
-    if source.suffix in plain_file.SUFFIXES:
-        return plain_file.read(source)
+    match kind.of(source):
+        case "h5":
+            return h5_file.read(source)
+        case "safetensors" | "npz":
+            return plain_file.read(source)
     return torch_file.read(source)
+
+
+def _notes(source: Path) -> Notes | None:
+    """The notes of a file that PointDet exported. A parameter file (.h5) and a file of torch have none."""
+    if kind.of(source) not in ("safetensors", "npz"):
+        return None
+    return Notes.read(plain_file.read_metadata(source), source)
 
 
 def _unknown(source: Path, shapes: systems.Shapes) -> PointDetError:
@@ -151,33 +210,18 @@ def _unknown(source: Path, shapes: systems.Shapes) -> PointDetError:
     )
 
 
-def _class_names(source: Path, count: int, classes: str | None) -> tuple[str, ...]:
-    """The class names of the new network. Errors: PointDetError if they are unknown."""
-    names = class_names.of_count(count) if classes is None else class_names.named(classes)
-    if names is None:
-        raise PointDetError(
-            f"{source} has {count} classes without names; add --classes FILE with one name per line"
-        )
-    return names
-
-
-def _config(source: Path, system: System, names: tuple[str, ...], overrides: Sequence[str]) -> Config:
-    known = class_names.of_count(system.classes)
-    data: dict[str, Any] = systems.VOC_DATA if known == class_names.VOC else systems.COCO_DATA
-    if names != known:  # the data set of these classes is unknown
-        data = {"dataset": "custom", "format": "coco"}
-    config = validate({"dataset": data, **system.settings}, str(source))
-    if system.published and "published" in type(config.detector).model_fields:
-        config = override(config, ["detector.published=true"])
-    return override(config, overrides)
-
-
-def _network(config: Config, num_classes: int) -> dict[str, nn.Variable]:
-    """The parameters of the network, without values."""
+def _network(config: Config, num_classes: int) -> Detector:
+    """The network with its parameters, which have no values."""
     detector = catalogue.build(config, num_classes)
     with parameters_without_values():
         detector.make_parameters(config.model.granularity)
-    return detector.parameters()
+    return detector
+
+
+def _in_layout(arrays: Arrays, network: Detector) -> Arrays:
+    """The arrays in the layout of the network and with its number of input channels."""
+    arrays = fit.converted(arrays, network.channel_last)
+    return fit.with_input_channels(arrays, network.image_channels, network.channel_last)
 
 
 def _initialised(config: Config, num_classes: int) -> Arrays:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pointdet.weights.class_rows import is_per_class
 from pointdet.weights.systems import UNUSED, Shapes
 
 COUNTER = "num_batches_tracked"
@@ -21,7 +22,7 @@ class Report:
     """
 
     kept: tuple[str, ...]  # our paths
-    per_class: tuple[str, ...]  # our paths; the class names of file and network differ
+    per_class: tuple[str, ...]  # our paths; the class names differ, so that rows are copied by name
     missing: tuple[Row, ...]
     misshaped: tuple[Row, ...]
     unexpected: tuple[Row, ...]
@@ -36,7 +37,7 @@ class Report:
         """The number of kept parameters, and one line for each other parameter."""
         counters = sum(key.endswith(COUNTER) for key in self.unused)
         lines = [f"  kept        {len(self.kept)} parameters"]
-        lines += [f"  new classes {name}" for name in self.per_class]
+        lines += [f"  by class    {name}" for name in self.per_class]
         lines += [f"  not used    {key}" for key in self.unused if not key.endswith(COUNTER)]
         if counters:
             lines.append(f"  not used    {COUNTER} of {counters} layers")
@@ -50,20 +51,25 @@ class Report:
 
 
 def compare(
-    file: Shapes, paths: Mapping[str, str], found: Shapes, network: Shapes, classes: tuple[int, int]
+    file: Shapes,
+    paths: Mapping[str, str],
+    found: Shapes,
+    network: Shapes,
+    classes: tuple[int, int] | None = None,
 ) -> Report:
     """Compare a file and a network by the shapes of their parameters.
 
     file: shapes by published key. paths: published key -> our path. found: shapes by our path, of the file's
     parameters and of those that `System.complete` added. network: shapes by our path.
-    classes: number of classes of the file and of the network.
+    classes: number of classes of the file and of the network, if their names differ.
     """
     kept, per_class, misshaped = [], [], []
     for path, shape in network.items():
-        if (given := found.get(path)) == shape:
-            kept.append(path)
-        elif given is not None and depends_on_classes(path, given, shape, classes):
+        given = found.get(path)
+        if given is not None and classes is not None and _by_class(path, given, shape, classes):
             per_class.append(path)
+        elif given == shape:
+            kept.append(path)
         elif given is not None:
             misshaped.append((path, f"{given} in the file, {shape} in the network"))
     missing = [(path, f"{shape}") for path, shape in network.items() if path not in found]
@@ -73,11 +79,6 @@ def compare(
     return Report(tuple(kept), tuple(per_class), tuple(missing), tuple(misshaped), tuple(unexpected), unused)
 
 
-def depends_on_classes(
-    path: str, given: tuple[int, ...], wanted: tuple[int, ...], classes: tuple[int, int]
-) -> bool:
-    """Whether the parameter has one row per class, and the shapes differ only in the number of classes."""
-    heatmap = path.endswith(
-        ("hm_final/conv/W", "hm_final/conv/b", "heatmap_final/conv/W", "heatmap_final/conv/b")
-    )
-    return heatmap and (*given[:1], *wanted[:1]) == classes and given[1:] == wanted[1:]
+def _by_class(path: str, given: tuple[int, ...], wanted: tuple[int, ...], classes: tuple[int, int]) -> bool:
+    """Whether the parameter has one row per class, and the shapes differ at most in the number of classes."""
+    return is_per_class(path) and (*given[:1], *wanted[:1]) == classes and given[1:] == wanted[1:]

@@ -5,27 +5,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pointdet.config import schema
 from pointdet.data.coco import read_coco
+from pointdet.data.host_dataset import read_once_per_host
 from pointdet.data.voc import read_voc
 from pointdet.errors import PointDetError
 from pointdet.structures import Dataset
+
+if TYPE_CHECKING:
+    from pointdet.ranks.base import Ranks
 
 SplitName = Literal["train", "val", "test"]
 
 
 def read_dataset(
-    config: schema.DatasetConfig, split_name: SplitName, class_names: Sequence[str] | None = None
+    config: schema.DatasetConfig,
+    split_name: SplitName,
+    class_names: Sequence[str] | None = None,
+    ranks: Ranks | None = None,
 ) -> Dataset:
     """Read one split.
 
     `class_names`: classes of the train split or of the checkpoint, in label order. Val and test splits of a
-    VOC dataset need them, because VOC files do not list the classes.
+    VOC dataset need them, because VOC files do not list the classes. `ranks`: those that all make this call; only one
+    process of each host reads, and the others map its memory. None: this process reads by itself.
 
-    Errors: PointDetError for mistakes in the dataset section, in the annotation files, or for missing images.
+    Errors: PointDetError for mistakes in the dataset section, in the annotation files, or for missing images; on all
+    ranks.
     """
+    if ranks is not None:
+        return read_once_per_host(lambda: read_dataset(config, split_name, class_names), ranks)
     if config.data_dir is None:
         raise PointDetError("the data folder is not given; add --data_dir or dataset.data_dir")
     data_dir = Path(config.data_dir)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pointdet.arrays import BoolArray
 from pointdet.data.images import ImageFault, read_image
+from pointdet.data.record_table import RecordTable
 from pointdet.errors import first_few, visible
 from pointdet.structures import Dataset, Record
 
@@ -82,12 +83,10 @@ class Report:
 
 def check_dataset(dataset: Dataset) -> Report:
     """The report on a dataset. Reads every image, on all cores."""
-    annotations = [record.annotation for record in dataset.records]
-    labels = np.concatenate([a.labels for a in annotations])
-    boxes = np.concatenate([a.boxes for a in annotations])
-    areas = np.concatenate([a.areas for a in annotations])
-    ignore = np.concatenate([a.ignore for a in annotations])
-    images = np.repeat(np.arange(len(dataset)), [len(a) for a in annotations])
+    records = RecordTable.of(dataset.records)
+    every, counts = records.objects, np.diff(records.starts)
+    labels, boxes, areas, ignore = every.labels, every.boxes, every.areas, every.ignore
+    images = np.repeat(np.arange(len(dataset)), counts)
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
     low, median, high = np.percentile(sides, (1, 50, 99)).tolist() if len(sides) else (0.0, 0.0, 0.0)
 
@@ -103,17 +102,20 @@ def check_dataset(dataset: Dataset) -> Report:
             large=int((area >= MEDIUM).sum()),
         )
 
+    def fault_of(index: int) -> str | None:
+        return _fault(records[index])
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = tuple(fault for fault in pool.map(_fault, dataset.records) if fault is not None)
-    paths = Counter(record.image_path for record in dataset.records)
+        faults = tuple(fault for fault in pool.map(fault_of, range(len(records))) if fault is not None)
+    paths = Counter(map(records.path, range(len(records))))
     rows = np.column_stack([images, labels, boxes])
     return Report(
         name=dataset.name,
         images=len(dataset),
         classes=tuple(count(labels == label, name) for label, name in enumerate(dataset.class_names)),
         sides=(low, median, high),
-        most_objects=max(map(len, annotations)),
-        without_objects=sum(len(a) == 0 for a in annotations),
+        most_objects=int(counts.max()),
+        without_objects=int((counts == 0).sum()),
         duplicate_images=len(dataset) - len(paths),
         duplicate_objects=len(rows) - len(np.unique(rows, axis=0)),
         faults=faults,

@@ -28,6 +28,7 @@ PASSING = {
     errno.ENOLINK,
     errno.EREMOTEIO,
 }
+MOST_HEADERS = 1 << 16  # bytes; nearly all headers are shorter
 MAX_SIDE = 32766  # pixels; OpenCV's warpAffine, which makes the network's input, takes no longer sides
 
 
@@ -82,11 +83,11 @@ def read_image(
 def read_size(path: str | Path) -> tuple[int, int]:
     """Height and width after EXIF orientation, read from the file's header only. Errors: ImageFault."""
     try:
-        with (
-            open(path, "rb", opener=_opener) as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            return image_header.turned_size(data)
+        with open(path, "rb", opener=_opener) as file:
+            # Other threads run while this one reads, but not while the first access of a mapped page waits.
+            os.pread(file.fileno(), MOST_HEADERS, 0)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return image_header.turned_size(data)
     except (HeaderFault, ValueError):  # ValueError: mmap of an empty file
         raise ImageFault(f"{path} is not an image that can be decoded") from None
     except OSError as error:

@@ -15,7 +15,8 @@ from pointdet.arrays import Batch
 from pointdet.codec import Encoder
 from pointdet.config.schema import InputConfig
 from pointdet.data.augment import Augmenter
-from pointdet.data.batch_builder import BatchBuilder, BatchReport, PackedDataset
+from pointdet.data.batch_builder import BatchBuilder, BatchReport
+from pointdet.data.record_table import RecordTable
 from pointdet.data.ring_buffer import RingBuffer
 from pointdet.data.sampler import Sampler
 from pointdet.data.worker_pool import MultiProcessPool, SingleProcessPool, WorkerPool
@@ -67,15 +68,14 @@ class Loader:
                 f"{dataset.name} has {len(dataset)} images for {size} ranks; start fewer ranks"
             )
         self._sampler = Sampler(len(dataset), batch_size, seed, rank, size, accumulate)
-        packed = PackedDataset.of(dataset, drop_ignored=ignored_boxes == "drop")
-        self._paths = packed.paths
+        self._records = RecordTable.of(dataset.records)
         self._faults: set[int] = set()
         self._overflow: dict[int, int] = {}
         self._prefetch = PREFETCH if workers else 0
         self._buffer = RingBuffer(
             _layout(augmenter.input, augmenter.channels, codec, batch_size), accumulate + self._prefetch
         )
-        builder = BatchBuilder(packed, augmenter, codec, seed)
+        builder = BatchBuilder(self._records, augmenter, codec, seed, ignored_boxes == "drop")
         self._pool: WorkerPool = (
             MultiProcessPool(self._buffer, builder, workers)
             if workers
@@ -116,16 +116,16 @@ class Loader:
 
     def check_faults(self, faults: AbstractSet[int]) -> None:
         """Check the unusable images of all ranks. Errors: PointDetError if they are too many."""
-        if len(faults) > max(MAX_FAULTS, MAX_FAULT_SHARE * len(self._paths)):
+        if len(faults) > max(MAX_FAULTS, MAX_FAULT_SHARE * len(self._records)):
             raise PointDetError(
-                f"{len(faults)} of {len(self._paths)} images cannot be used (see the warnings above); "
+                f"{len(faults)} of {len(self._records)} images cannot be used (see the warnings above); "
                 "correct the dataset; main.py --check-data lists all of them"
             )
 
     def take_overflow(self) -> dict[str, int]:
         """Images of this rank with more objects than detector.max_objects since the last call: path, and the
         number of objects that were left out."""
-        taken = {self._paths[index]: count for index, count in self._overflow.items()}
+        taken = {self._records.path(index): count for index, count in self._overflow.items()}
         self._overflow.clear()
         return taken
 

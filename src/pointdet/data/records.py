@@ -7,17 +7,20 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pointdet.arrays import BoolArray, Float64Array, Int64Array
 from pointdet.data.images import ImageFault, read_size
+from pointdet.data.record_table import RecordTable
 from pointdet.errors import PointDetError, first_few
-from pointdet.structures import Annotation, Dataset, Record
+from pointdet.structures import Annotation, Dataset
 
 logger = logging.getLogger("pointdet")
 
+READING_THREADS = 16  # that read headers; they mostly wait for the storage
 MAX_NAMED = 3  # files that a message names; the rest are counted
 TOLERANCE = 1.0  # pixels that a box may extend beyond its image without a warning, because files round
 
@@ -42,6 +45,8 @@ class ObjectList:
     areas: Float64Array  # (M,) pixels^2; NaN if the file has no area: the area of the box is used
 
     def __getitem__(self, keep: BoolArray | Int64Array) -> ObjectList:
+        if keep.dtype == np.bool_ and keep.all():  # nearly always, and the copy takes a while
+            return self
         return ObjectList(
             self.images[keep], self.boxes[keep], self.labels[keep], self.ignore[keep], self.areas[keep]
         )
@@ -61,17 +66,15 @@ def build_dataset(
     images = replace(images, sizes=_complete_sizes(images))
     objects = _clean(images, objects)
     objects = objects[np.argsort(objects.images, kind="stable")]
-    boxes, areas = objects.boxes.astype(np.float32), objects.areas.astype(np.float32)
-    ends = np.searchsorted(objects.images, np.arange(len(images.paths)), side="right").tolist()
-    sizes = images.sizes.tolist()
-    records = []
-    start = 0
-    for image_id, path, (height, width), end in zip(images.ids, images.paths, sizes, ends, strict=True):
-        here = slice(start, end)
-        annotation = Annotation(boxes[here], objects.labels[here], objects.ignore[here], areas[here])
-        records.append(Record(image_id, path, height, width, annotation))
-        start = end
-    return Dataset(name, tuple(records), tuple(class_names), tuple(category_ids))
+    every = Annotation(
+        boxes=objects.boxes.astype(np.float32),
+        labels=objects.labels,
+        ignore=objects.ignore,
+        areas=objects.areas.astype(np.float32),
+    )
+    starts = np.searchsorted(objects.images, np.arange(len(images.paths) + 1))
+    records = RecordTable.build(images.ids, images.paths, images.sizes, starts, every)
+    return Dataset(name, records, tuple(class_names), tuple(category_ids))
 
 
 def warn(count: int, what: str, paths: Sequence[str]) -> None:
@@ -88,8 +91,8 @@ def _require_on_disk(paths: Sequence[str]) -> None:
     # List each folder once: a check of every single file takes minutes on a network drive.
     names: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        folder, name = os.path.split(path)
-        names[folder].append(name)
+        folder, root, name = path.rpartition("/")  # os.path.split is slow
+        names[folder or root].append(name)
     missing = []
     for folder, wanted in names.items():
         present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
@@ -105,10 +108,11 @@ def _complete_sizes(images: ImageList) -> Int64Array:
     """(N, 2): the sizes; those missing in the annotation file are read from the image headers."""
     sizes = images.sizes.copy()
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
-    for index in unknown:
+    if len(unknown):
         try:
-            sizes[index] = read_size(images.paths[index])
-        except ImageFault as fault:
+            with ThreadPoolExecutor(READING_THREADS) as pool:
+                sizes[unknown] = list(pool.map(read_size, _at(images, unknown)))
+        except ImageFault as fault:  # the first in the order of the images
             raise PointDetError(
                 f"{fault}, and its annotation has no size; remove or replace the image"
             ) from None

@@ -63,7 +63,7 @@ class MultiProcessPool:
     ) -> None:
         """`patience`: seconds without an answer of any worker after which a worker counts as hanging."""
         self._patience = patience
-        self._paths = builder.dataset.paths
+        self._records = builder.records
         self._pending = [0] * buffer.slots  # unanswered tasks of each slot
         self._tasks: dict[Connection, list[Task]] = {}  # unanswered tasks of each worker, the oldest first
         self._reports: list[list[BatchReport]] = [[] for _ in range(buffer.slots)]
@@ -130,7 +130,7 @@ class MultiProcessPool:
     def _worker_hangs(self) -> PointDetError:
         connection = next(c for c, tasks in self._tasks.items() if tasks)
         process, (task, *_) = self._workers[connection], self._tasks[connection]
-        images = first_few([self._paths[index] for index in task.indices], MAX_NAMED)
+        images = first_few([self._records.path(index) for index in task.indices], MAX_NAMED)
         return PointDetError(
             f"the loader process {process.name!r} (pid {process.pid}) has not answered for {self._patience:.0f} s; "
             f"check the storage of its images: {images}"

@@ -34,8 +34,14 @@ def build(config: Config, num_classes: int) -> Detector:
         loss = CornerNetLoss.of(settings)
         codec = CornerNetCodec.of(settings, num_classes, height, width)
     else:
-        head = CtDetHead(num_classes, channels, settings.legacy_heatmap_bias)
-        loss = CtDetLoss(settings.heatmap_weight, settings.size_weight, settings.offset_weight)
+        head = CtDetHead(num_classes, channels, settings.legacy_heatmap_bias, settings.size_per_class)
+        loss = CtDetLoss(
+            settings.heatmap_weight,
+            settings.size_weight,
+            settings.offset_weight,
+            settings.regression_loss,
+            settings.size_per_class,
+        )
         codec = CtDetCodec.of(settings, num_classes, height, width)
     return Detector(
         backbone=backbones.build(config.model),

@@ -8,6 +8,7 @@ A result is a flat ``dict[str, float]``: the means under their own names and ``A
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from pointdet.structures import Annotation, Dataset, Detections
 Metrics = dict[str, float]
 
 COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+AP_OVERLAPS = np.linspace(0.5, 0.95, 10)  # IoU thresholds, as in pycocotools
 FD_OVERLAPS = np.append(np.linspace(0.05, 0.5, 10), 0.75)  # IoU thresholds; FD is the mean over the first ten
 FD_THRESHOLDS = {"FD05": 0, "FD25": 4, "FD50": 9, "FD75": 10}  # index into FD_OVERLAPS
 AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32), medium, large (above 96 x 96)
@@ -28,10 +30,22 @@ VOC_OVERLAP = 0.5
 
 
 def measure(
-    dataset: Dataset, detections: Sequence[Detections], metric: Literal["coco", "voc07", "voc10"]
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    metric: Literal["coco", "voc07", "voc10"],
+    rates: bool = False,
 ) -> Metrics:
-    """The metric that `dataset.metric` names. `detections` as for `coco_metrics`."""
-    return coco_metrics(dataset, detections) if metric == "coco" else voc_metrics(dataset, detections, metric)
+    """The metric that `dataset.metric` names. `rates`: with the false discovery rates, where the metric is coco.
+
+    `detections` as for `coco_metrics`.
+    """
+    if metric != "coco":
+        return voc_metrics(dataset, detections, metric)
+    if not rates:
+        return coco_metrics(dataset, detections)
+    # The curves of both are computed at once: reading and comparing the boxes takes most of the time.
+    curves = _coco_curves(dataset, detections, np.union1d(AP_OVERLAPS, FD_OVERLAPS))
+    return _average_precisions(dataset, curves) | _false_discovery_rates(curves)
 
 
 def coco_metrics(dataset: Dataset, detections: Sequence[Detections]) -> Metrics:
@@ -40,12 +54,21 @@ def coco_metrics(dataset: Dataset, detections: Sequence[Detections]) -> Metrics:
     `detections` are boxes_image, one entry per record, in that order. Ignored objects are evaluated as
     crowds.
     """
-    evaluation = _coco_evaluation(dataset, detections)
-    evaluation.run()
+    return _average_precisions(dataset, _coco_curves(dataset, detections, AP_OVERLAPS))
 
-    metrics = {name: _mean(number) for name, number in zip(COCO_NUMBERS, evaluation.stats, strict=True)}
+
+def _average_precisions(dataset: Dataset, evaluation: COCOeval_faster) -> Metrics:
+    """`evaluation`: of `_coco_curves` with AP_OVERLAPS among its thresholds."""
+    rows = np.searchsorted(evaluation.params.iouThrs, AP_OVERLAPS)
+    part = copy(evaluation)
+    part.params = copy(evaluation.params)
+    part.params.iouThrs = AP_OVERLAPS
+    part.eval = {name: evaluation.eval[name][rows] for name in ("precision", "recall")}
+    part.summarize()
     # (IoU threshold, recall, class sorted by id, area range, detection limit); -1: no ground truth
-    precision = evaluation.eval["precision"][..., 0, -1]
+    precision = part.eval["precision"][..., 0, -1]
+
+    metrics = {name: _mean(number) for name, number in zip(COCO_NUMBERS, part.stats, strict=True)}
     column = {category: i for i, category in enumerate(sorted(dataset.category_ids))}
     for name, category in zip(dataset.class_names, dataset.category_ids, strict=True):
         metrics[f"AP/{name}"] = _mean(precision[:, :, column[category]])
@@ -60,30 +83,45 @@ def false_discovery_rates(dataset: Dataset, detections: Sequence[Detections]) ->
     small, medium and large objects. "FD05", "FD25", "FD50", "FD75": at one threshold. `detections` as for
     `coco_metrics`.
     """
-    evaluation = _coco_evaluation(dataset, detections)
-    evaluation.params.iouThrs = FD_OVERLAPS
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., -1]
+    return _false_discovery_rates(_coco_curves(dataset, detections, FD_OVERLAPS))
+
+
+def _false_discovery_rates(evaluation: COCOeval_faster) -> Metrics:
+    """`evaluation`: of `_coco_curves` with FD_OVERLAPS among its thresholds."""
+    rows = np.searchsorted(evaluation.params.iouThrs, FD_OVERLAPS)
+    precision = evaluation.eval["precision"][rows][..., -1]
     rates = {f"FD{area}": 1 - _mean(precision[:10, ..., i]) for i, area in enumerate(AREAS)}
     single = {name: 1 - _mean(precision[i, ..., 0]) for name, i in FD_THRESHOLDS.items()}
     return {"FD": rates.pop("FD"), **single, **rates}
 
 
-def _coco_evaluation(dataset: Dataset, detections: Sequence[Detections]) -> COCOeval_faster:
-    """The evaluation of boxes before it is run. It prints nothing."""
+def _coco_curves(
+    dataset: Dataset, detections: Sequence[Detections], overlaps: Float64Array
+) -> COCOeval_faster:
+    """The evaluation of boxes with its curves of precision and recall at IoU thresholds, ascending. Prints nothing."""
     _check_length(dataset, detections)
     truth, results = COCO(_coco_ground_truth(dataset)), COCO(_coco_results(dataset, detections))
-    return COCOeval_faster(truth, results, iouType="bbox", print_function=lambda *_: None)
+    evaluation = COCOeval_faster(truth, results, iouType="bbox", print_function=lambda *_: None)
+    evaluation.params.iouThrs = overlaps
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
 
 
 def coco_entries(dataset: Dataset, detections: Sequence[Detections]) -> list[dict[str, object]]:
     """Detections (boxes_image) in COCO's result format: ids of the annotation file, ``x y width height``."""
     _check_length(dataset, detections)
+    every = Detections.join(detections)
+    columns = zip(
+        np.repeat([record.image_id for record in dataset.records], [len(one) for one in detections]).tolist(),
+        np.array(dataset.category_ids)[every.labels].tolist(),
+        _xywh(every.boxes),
+        every.scores.tolist(),
+        strict=True,
+    )
     return [
-        {"image_id": record.image_id, "category_id": dataset.category_ids[label], "bbox": box, "score": score}
-        for record, one in zip(dataset.records, detections, strict=True)
-        for box, label, score in zip(_xywh(one.boxes), one.labels.tolist(), one.scores.tolist(), strict=True)
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in columns
     ]
 
 
@@ -107,7 +145,7 @@ def _coco_ground_truth(dataset: Dataset) -> dict[str, list[dict[str, object]]]:
 
 def _coco_results(dataset: Dataset, detections: Sequence[Detections]) -> dict[str, list[dict[str, object]]]:
     entries = coco_entries(dataset, detections)
-    areas = [width * height for one in detections for _, _, width, height in _xywh(one.boxes)]
+    areas = [width * height for _, _, width, height in _xywh(Detections.join(detections).boxes)]
     for number, (entry, area) in enumerate(zip(entries, areas, strict=True), start=1):
         entry.update(id=number, area=area, iscrowd=0)
     return _coco_file(dataset, entries)

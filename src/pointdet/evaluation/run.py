@@ -14,7 +14,7 @@ from pointdet.data.images import ImageFault, read_image
 from pointdet.errors import first_few
 from pointdet.inference.pipeline import parallel_map
 from pointdet.stop_request import Stopped
-from pointdet.structures import Dataset, Detections, Record
+from pointdet.structures import Dataset, Detections
 
 if TYPE_CHECKING:
     from pointdet.inference.predictor import Predictor, Prepared
@@ -36,12 +36,13 @@ def evaluate(
     is true on any rank, all ranks raise Stopped.
     """
     batch_size = predictor.test.batch_size
-    mine = dataset.records[ranks.rank :: ranks.size]
+    mine = range(ranks.rank, len(dataset), ranks.size)
     found = [Detections.join([])] * len(mine)
     faults: list[str] = []
     batch: dict[int, Prepared] = {}
 
-    def read(record: Record) -> Prepared | ImageFault:
+    def read(number: int) -> Prepared | ImageFault:
+        record = dataset.records[number]
         try:
             return predictor.prepare(read_image(record.image_path, record.height, record.width))
         except ImageFault as fault:

@@ -49,13 +49,15 @@ def export_graph(model: Model, shape: tuple[int, int, int], with_peaks: bool) ->
     graph = build_graph(model.detector, model.runtime, half=False, shape=shape, exportable=True)
     if with_peaks:
         for name in model.detector.head.heatmaps:
-            graph.outputs[name] = peaks(graph.outputs[name])
+            graph.outputs[name] = peaks(graph.outputs[name], model.config.detector.nms_kernel)
     return graph
 
 
-def peaks(heatmap: nn.Variable) -> nn.Variable:
-    """The heatmap at cells that none of their eight neighbours exceeds; 0 at all others."""
-    highest = F.max_pooling(heatmap, (3, 3), (1, 1), pad=(1, 1))
+def peaks(heatmap: nn.Variable, window: int) -> nn.Variable:
+    """The heatmap at cells that none in the window of `window` x `window` cells around them exceeds; 0 elsewhere."""
+    if window == 1:
+        return heatmap
+    highest = F.max_pooling(heatmap, (window, window), (1, 1), pad=(window // 2, window // 2))
     return heatmap * F.equal(heatmap, highest)
 
 

@@ -24,6 +24,7 @@ except ImportError:
     ) from None
 
 from pointdet.export.emitters import EMITTERS, corner_pool_step
+from pointdet.export.existing import refuse_foreign
 from pointdet.export.graph import export_graph, in_nchw, metadata, remove_normalisation
 from pointdet.export.nodes import Nodes
 from pointdet.model.exported import METADATA_KEY
@@ -104,7 +105,11 @@ def emit(nodes: Nodes, functions: list[nn.function.Function]) -> bool:
 
 
 def write(model: onnx.ModelProto, path: Path) -> None:
-    """Check the model, write it under a temporary name and rename it. Errors: PointDetError if that fails."""
+    """Check the model, write it under a temporary name and rename it.
+
+    Errors: PointDetError if that fails, or if it would replace a file of another program.
+    """
+    refuse_foreign(path)
     onnx.checker.check_model(model, full_check=True)
     with replacing(path) as writing:
         writing.write_bytes(model.SerializeToString())

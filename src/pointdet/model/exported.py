@@ -56,11 +56,13 @@ class OnnxNetwork:
             ) from None
         try:
             properties = self._session.get_modelmeta().custom_metadata_map
-            self.metadata = Metadata.read(properties.get(METADATA_KEY, "{}"), path)
-        except ValueError:  # not UTF-8, or not JSON
+        except ValueError:  # not UTF-8
             raise PointDetError(f"the metadata of {path} are damaged; export it again") from None
+        self.metadata = Metadata.read(properties.get(METADATA_KEY, "{}"), path)
         self._path = path
-        self._names = [output.name for output in self._session.get_outputs()]
+        outputs = {output.name: output.shape[1:2] for output in self._session.get_outputs()}
+        self._names = list(outputs)
+        self.metadata.check_outputs(outputs, path)
 
     def __call__(self, images: Image) -> Maps:
         self.metadata.check(images, self._path)
@@ -76,8 +78,11 @@ class OnnxNetwork:
 class NnpNetwork:
     """An .nnp file in NNabla. Input size and batch size are fixed; larger batches take several passes."""
 
-    def __init__(self, path: Path) -> None:
-        """Errors: PointDetError for a file that NNabla cannot load, or whose metadata are missing."""
+    def __init__(self, path: Path, metadata: Metadata | None = None) -> None:
+        """metadata: of a file that is being written and has none yet.
+
+        Errors: PointDetError for a file that NNabla cannot load, or whose metadata are missing.
+        """
         import nnabla.functions as F  # not needed for .onnx files
         from nnabla.utils.nnp_graph import NnpLoader
 
@@ -96,7 +101,8 @@ class NnpNetwork:
             raise PointDetError(
                 f"{path} is not a network saved by PointDet ({last_line(error)}); export it again"
             ) from None
-        self.metadata = read_metadata(path)
+        self.metadata = metadata or read_metadata(path)
+        self.metadata.check_outputs({name: list(v.shape[1:2]) for name, v in self._outputs.items()}, path)
         self._path = path
         self._running = threading.Lock()  # one pass at a time: they share the graph's arrays
 
@@ -142,11 +148,16 @@ def read_metadata(path: Path) -> Metadata:
     """
     json_path = path.with_suffix(".json")
     try:
-        return Metadata.read(json_path.read_text(encoding="utf-8"), json_path)
-    except (OSError, ValueError):
+        text = json_path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PointDetError(
+            f"the metadata of {path}, {json_path}, are not UTF-8 text; export it again"
+        ) from None
+    except OSError:
         raise PointDetError(
             f"{path} needs {json_path.name}, which was saved with it, in the same folder; export it again"
         ) from None
+    return Metadata.read(text, json_path)
 
 
 def _without_external_data(path: Path) -> bytes:

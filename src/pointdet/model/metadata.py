@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,7 +18,7 @@ from pointdet.config.schema import Config
 from pointdet.data.augment import Colour
 from pointdet.errors import PointDetError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 # network: normalised image (B, C, H, W) float32 -> maps. maps: BGR image (B, H, W, 3), 0 to 255 -> maps.
 # pipeline: as maps, and the heatmaps are 0 except at their peaks.
 Contents = Literal["network", "maps", "pipeline"]
@@ -63,22 +63,12 @@ class Metadata:
 
     @staticmethod
     def read(text: str, path: Path) -> Metadata:
-        """The inverse of `fields()`, from JSON. Errors: PointDetError for other fields; ValueError: not JSON."""
+        """The inverse of `fields()`, from JSON. Errors: PointDetError for other text, which names `path`."""
         try:
-            fields = json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-            raise PointDetError(
-                f"{path} was not saved by PointDet, or by another version; save it again with save_nnp.py"
-            )
-        try:
-            read = _Fields.model_validate({name: fields.get(name) for name in _Fields.model_fields})
+            _Format.model_validate_json(text)
+            read = _Fields.model_validate_json(text)
         except ValidationError as error:
-            key = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise PointDetError(
-                f"{path}: {key!r} of the metadata is missing or of another kind; export the network again"
-            ) from None
+            raise PointDetError(_message(error, path)) from None
         return Metadata(
             validate(read.config, str(path)),
             read.class_names,
@@ -89,6 +79,19 @@ class Metadata:
             read.input.largest_side,
         )
 
+    def check_outputs(self, channels: Mapping[str, Sequence[object]], path: Path) -> None:
+        """Check that these are the metadata of a network with these outputs.
+
+        channels: output -> the list of its number of channels; an empty list for an output of another rank.
+        Errors: PointDetError for missing heatmaps, or if they have another number of classes.
+        """
+        for name in self.heatmaps:
+            if list(channels.get(name, ())) != [len(self.class_names)]:
+                raise PointDetError(
+                    f"{path} has no output {name!r} of {len(self.class_names)} classes, which its metadata describe; "
+                    "export the network again"
+                )
+
     def configured(self, overrides: list[str], path: Path) -> Config:
         """The configuration with `overrides`. Errors: PointDetError if they change the network itself."""
         config = override(self.config, overrides)
@@ -97,6 +100,11 @@ class Metadata:
                 raise PointDetError(
                     f"{key} is part of {path} and cannot be changed; export the checkpoint again"
                 )
+        if self.contents == "pipeline" and config.detector.nms_kernel != self.config.detector.nms_kernel:
+            raise PointDetError(
+                f"the peaks in {path} were found with detector.nms_kernel={self.config.detector.nms_kernel}, which "
+                "cannot be changed; export the checkpoint again"
+            )
         if self.contents == "pipeline" and config.test.flip:
             raise PointDetError(
                 f"{path} outputs peaks, which cannot be averaged with those of the mirror image; set "
@@ -128,6 +136,26 @@ class Metadata:
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
 
+def is_ours(text: str | bytes) -> bool:
+    """Whether a text is the metadata of an exported network, of any version."""
+    try:
+        _Written.model_validate_json(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def _message(error: ValidationError, path: Path) -> str:
+    """The first error as one sentence."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the metadata of {path} are not whole JSON; export the network again"
+    if error.title == _Format.__name__:
+        return f"{path} was not saved by PointDet, or by another version; save it again with save_nnp.py"
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{path}: {key!r} of the metadata is missing or of another kind; export the network again"
+
+
 Number = Annotated[float, Field(ge=-1e30, le=1e30)]  # fits into float32
 Row = tuple[Number, Number, Number, Number]
 
@@ -136,16 +164,27 @@ class _Input(BaseModel):
     largest_side: Annotated[int, Field(ge=1)] | None
 
 
+class _Format(BaseModel):
+    format: Literal[1]
+
+
+class _Written(BaseModel):
+    """What every version writes."""
+
+    format: int
+    detector: str
+    contents: str
+    class_names: list[str]
+
+
 class _Fields(BaseModel):
     """The fields that are read. The others repeat some of them for other programs."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
     config: dict[str, Any]
-    class_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
-    heatmaps: Annotated[tuple[str, ...], Field(strict=False)]
-    colour: Annotated[
-        tuple[Annotated[Row, Field(strict=False)], ...], Field(min_length=3, max_length=4, strict=False)
-    ]
+    class_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    heatmaps: tuple[str, ...]
+    colour: Annotated[tuple[Row, ...], Field(min_length=3, max_length=4)]
     contents: Contents
     precision: Precision
     input: _Input

@@ -14,8 +14,9 @@ import numpy as np
 from pointdet.arrays import Float32Array, Image, Maps
 from pointdet.detectors.common.base import Detector
 from pointdet.ops.cpu.process_state import building, clear_memory_cache, forward_pass
-from pointdet.ops.layers import Mode
+from pointdet.ops.cpu.sigmoid import sigmoid
 from pointdet.ops.map_sizes import check_map_sizes
+from pointdet.ops.mode import Mode
 from pointdet.runtime import Runtime
 
 # The five scales of a multi-scale test, and for some of them a last batch with fewer images. A new graph costs 5 to
@@ -64,11 +65,14 @@ def build_graph(
         has_channel_last=runtime.has_channel_last,
         kernels="nnabla" if exportable else runtime.kernels(half),
         norm_context=runtime.norm_context(half),
+        backward=False,
     )
     with building, nn.context_scope(runtime.context()):
         (raw,) = detector.outputs(images, colour, mode, runtime.context(half))
+        probability = F.sigmoid if mode.kernels == "nnabla" else sigmoid
         outputs = {
-            name: F.sigmoid(v) if name in detector.head.heatmaps else F.identity(v) for name, v in raw.items()
+            name: probability(v) if name in detector.head.heatmaps else F.identity(v)
+            for name, v in raw.items()
         }
         sink = F.sink(*outputs.values())
     if not runtime.on_cpu:

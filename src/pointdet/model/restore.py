@@ -19,8 +19,10 @@ from pointdet.model.network import Network, NNablaNetwork, build_graph
 from pointdet.ops.layers import parameters_without_values
 from pointdet.runtime import Runtime
 from pointdet.weights import checkpoint as checkpoints
-from pointdet.weights import h5_file, published
+from pointdet.weights import h5_file, kind, published
 from pointdet.weights.fit import fit_all
+
+NETWORKS: tuple[kind.Kind, ...] = ("checkpoint", "h5", "onnx", "nnp")  # what `restore` takes
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def restore(
             raise an error if the file seems to need it. Files from before February 2023 have them exchanged.
     Errors: PointDetError for a file that cannot be loaded or does not fit the configuration.
     """
+    kind.check(path, *NETWORKS)
     if path.suffix in (".onnx", ".nnp"):
         network = exported.load(path)
         config, class_names = network.metadata.configured(list(overrides), path), network.metadata.class_names
@@ -73,7 +76,7 @@ def restore(
         config = override(checkpoints.config(path, state), overrides)
         class_names = tuple(state["class_names"])
         arrays = h5_file.read(path / state["weights"])
-    elif path.suffix == ".h5":
+    else:
         if config is None:
             raise PointDetError(
                 f"{path} contains parameters only and no configuration; add --dataset, --arch and "
@@ -85,10 +88,6 @@ def restore(
             )
         class_names = config.dataset.class_names
         arrays = published.unswapped(h5_file.read(path), path, swap_heads)
-    else:
-        raise PointDetError(
-            f"{path} is neither a checkpoint folder nor an .h5, .onnx or .nnp file; give one of these"
-        )
     return assemble(config, class_names, runtime, arrays, str(path))
 
 

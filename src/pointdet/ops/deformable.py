@@ -11,7 +11,8 @@ import nnabla as nn
 import nnabla.functions as F
 
 from pointdet.ops.cpu.deformable import deformable_convolution
-from pointdet.ops.layers import Mode, bias, constant, convolve, norm, to_first, uniform_in, weight
+from pointdet.ops.layers import bias, constant, convolve, norm, to_first, to_last, uniform_in, weight
+from pointdet.ops.mode import Mode
 
 SAMPLES = 9
 
@@ -28,17 +29,21 @@ def deform_conv(x: nn.Variable, channels: int, mode: Mode) -> nn.Variable:
     b = bias("conv", channels, constant(0))
     offset_w = weight("offset/conv", 3 * SAMPLES, in_channels, 3, mode, constant(0))
     offset_b = bias("offset/conv", 3 * SAMPLES, constant(0))
-    prediction = to_first(convolve(x, offset_w, offset_b, mode), mode)
-    batch, _, height, width = prediction.shape
-    offset = F.slice(prediction, stop=(batch, 2 * SAMPLES, height, width))
+    prediction = convolve(x, offset_w, offset_b, mode)
+    axis = mode.channel_axis
+    # NNabla's function has no NHWC on any device.
+    if not mode.through_python:
+        prediction, axis = to_first(prediction, mode), 1
+    stop = tuple(2 * SAMPLES if a == axis else side for a, side in enumerate(prediction.shape))
+    offset = F.slice(prediction, stop=stop)
     # Half precision would round a position beyond cell 64 to 1/16 of a cell.
     with nn.context_scope(_single_precision(nn.get_current_context())):
-        mask = F.sigmoid(F.slice(prediction, start=(0, 2 * SAMPLES, 0, 0)))
+        mask = F.sigmoid(F.slice(prediction, start=tuple(2 * SAMPLES if a == axis else 0 for a in range(4))))
         if mode.through_python:
-            return deformable_convolution(x, w, offset, mask, b)
-        # NNabla's function has no NHWC on any device.
-        y = F.deformable_convolution(to_first(x, mode), to_first(w, mode), offset, mask, b, pad=(1, 1))
-    return F.transpose(y, (0, 2, 3, 1)) if mode.channel_last else y
+            return deformable_convolution(x, w, offset, mask, b, weights_last=mode.channel_last)
+        w = to_first(w, mode)
+        y = F.deformable_convolution(to_first(x, mode), w, offset, mask, b, pad=(1, 1))
+    return to_last(y, mode)
 
 
 def _single_precision(context: nn.Context) -> nn.Context:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 
 import nnabla as nn
 import nnabla.functions as F
@@ -20,42 +19,15 @@ import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
 from pointdet.arrays import Float32Array
-from pointdet.ops.cpu import convolution, normalisation
+from pointdet.ops.cpu import convolution, depthwise, maps, max_pooling, normalisation
+from pointdet.ops.mode import Mode
+
+DECAY = 0.9  # of the running statistics
+EPSILON = 1e-5  # of batch normalisation
 
 Initialiser = Callable[[tuple[int, ...]], Float32Array]
 
 _initialise = ContextVar("initialise", default=True)
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How the graph of a network is built."""
-
-    training: bool  # normalise with batch statistics and update the running ones; else use the running ones
-    channel_last: bool = False  # NHWC, else NCHW
-    has_channel_last: bool = False  # the device has NHWC functions; else transposes surround each NHWC layer
-    kernels: str = "nnabla"  # "blas" or "onednn": a float32 graph on the CPU that is not saved
-    recompute: bool = False  # gradient checkpointing before normalisations and inside residual units
-    norm_context: nn.Context | None = None  # for batch normalisation, if not that of the other layers
-
-    @property
-    def through_python(self) -> bool:
-        """Whether layers are the Python functions of `ops.cpu`, which are NCHW only."""
-        return self.kernels != "nnabla" and not self.channel_last
-
-    @property
-    def channel_axis(self) -> int:
-        return 3 if self.channel_last else 1
-
-    @property
-    def wrapped(self) -> bool:
-        """Whether NHWC layers are computed as NCHW layers between two transposes."""
-        return self.channel_last and not self.has_channel_last
-
-    @property
-    def unwrapped(self) -> Mode:
-        """The mode between the transposes."""
-        return replace(self, channel_last=False)
 
 
 def he_out(shape: tuple[int, ...]) -> Float32Array:
@@ -117,15 +89,26 @@ def bias(scope: str, channels: int, init: Initialiser) -> nn.Variable:
 
 
 def convolve(
-    x: nn.Variable, w: nn.Variable, b: nn.Variable | None, mode: Mode, stride: int = 1
+    x: nn.Variable,
+    w: nn.Variable,
+    b: nn.Variable | None,
+    mode: Mode,
+    stride: int = 1,
+    relu: bool = False,
 ) -> nn.Variable:
-    """Convolution with an odd kernel and "same" padding."""
+    """Convolution with an odd kernel and "same" padding, then ReLU if `relu`."""
     if mode.wrapped:
-        return _to_last(convolve(_to_first(x), _to_first(w), b, mode.unwrapped, stride))
-    pad = w.shape[1 if mode.channel_last else 2] // 2
+        return _to_last(convolve(_to_first(x), _to_first(w), b, mode.unwrapped, stride, relu))
     if mode.through_python:
-        return convolution.convolution(x, w, b, pad=pad, stride=stride, library=mode.kernels)
-    return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), channel_last=mode.channel_last)
+        return convolution.convolution(x, w, b, _geometry(w, mode, stride), relu)
+    pad = w.shape[2] // 2  # axis 2 is a side of the kernel in both layouts
+    y = F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), channel_last=mode.channel_last)
+    return F.relu(y) if relu else y
+
+
+def _geometry(w: nn.Variable, mode: Mode, stride: int = 1) -> convolution.Geometry:
+    """Of a convolution with "same" padding by `ops.cpu`."""
+    return convolution.Geometry(w.shape[2] // 2, mode.kernels, stride, weights_last=mode.channel_last)
 
 
 def conv(
@@ -156,9 +139,29 @@ def norm(
 
     eps is 1e-5 and the decay of the running statistics 0.9. `gamma`: its initial value.
     """
-    axis = mode.channel_axis
-    shape = tuple(x.shape[axis] if i == axis else 1 for i in range(4))
-    parameters = [
+    parameters = _norm_parameters(x.shape[mode.channel_axis], gamma, mode)
+    if mode.through_python:
+        return normalisation.batch_normalization(
+            *(x, parameters),
+            decay=DECAY,
+            eps=EPSILON,
+            batch_stat=mode.training,
+            shortcut=shortcut,
+            relu=relu,
+            library=mode.kernels,
+        )
+    with nn.context_scope(mode.norm_context or nn.get_current_context()):
+        h = F.batch_normalization(
+            x, *parameters, axes=[mode.channel_axis], decay_rate=DECAY, eps=EPSILON, batch_stat=mode.training
+        )
+    h = h if shortcut is None else h + shortcut
+    return F.relu(h) if relu else h
+
+
+def _norm_parameters(channels: int, gamma: float, mode: Mode) -> list[nn.Variable]:
+    """bn/beta, bn/gamma, bn/mean and bn/var."""
+    shape = (1, 1, 1, channels) if mode.channel_last else (1, channels, 1, 1)
+    return [
         _parameter(f"bn/{name}", shape, constant(value), need_grad=trainable)
         for name, value, trainable in (
             ("beta", 0, True),
@@ -167,16 +170,6 @@ def norm(
             ("var", 1, False),
         )
     ]
-    if mode.through_python:
-        return normalisation.batch_normalization(
-            x, parameters, decay=0.9, eps=1e-5, batch_stat=mode.training, shortcut=shortcut, relu=relu
-        )
-    with nn.context_scope(mode.norm_context or nn.get_current_context()):
-        h = F.batch_normalization(
-            x, *parameters, axes=[axis], decay_rate=0.9, eps=1e-5, batch_stat=mode.training
-        )
-    h = h if shortcut is None else h + shortcut
-    return F.relu(h) if relu else h
 
 
 def conv_norm(
@@ -192,6 +185,12 @@ def conv_norm(
     gamma: float = 1,
 ) -> nn.Variable:
     """Convolution without bias, then `norm`."""
+    if mode.through_python and not (mode.training or mode.backward):
+        w = weight("conv", channels, x.shape[3], kernel, mode, init)
+        parameters, geometry = _norm_parameters(channels, gamma, mode), _geometry(w, mode, stride)
+        return convolution.normalised_convolution(
+            x, w, parameters, geometry, eps=EPSILON, shortcut=shortcut, relu=relu
+        )
     with nn.recompute(mode.recompute):
         h = conv(x, channels, kernel, mode, stride=stride, init=init)
     return norm(h, mode, shortcut=shortcut, relu=relu, gamma=gamma)
@@ -211,7 +210,8 @@ def _deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Variable:
     if mode.wrapped:
         return _to_last(_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
     if mode.through_python:
-        return convolution.deconvolution(x, w, pad=1, stride=2, library=mode.kernels)
+        geometry = convolution.Geometry(1, mode.kernels, stride=2, weights_last=mode.channel_last)
+        return convolution.deconvolution(x, w, geometry)
     return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), channel_last=mode.channel_last)
 
 
@@ -226,8 +226,11 @@ def _depthwise_deconvolve(x: nn.Variable, w: nn.Variable, mode: Mode) -> nn.Vari
         return _to_last(_depthwise_deconvolve(_to_first(x), _to_first(w), mode.unwrapped))
     channels, stride = w.shape[0], w.shape[2] // 2  # axis 2 is a side of the kernel in both layouts
     pad = stride // 2
-    if mode.through_python and mode.kernels == "onednn":  # "blas" is not faster here
-        return convolution.deconvolution(x, w, pad=pad, stride=stride, groups=channels, library=mode.kernels)
+    if mode.kernels == "onednn":
+        geometry = convolution.Geometry(pad, "onednn", stride, 1, channels, mode.channel_last)
+        return convolution.deconvolution(x, w, geometry)
+    if mode.through_python:
+        return depthwise.depthwise_deconvolution(x, w, mode.channel_last)
     steps = {"pad": (pad, pad), "stride": (stride, stride)}
     return F.deconvolution(x, w, **steps, group=channels, channel_last=mode.channel_last)
 
@@ -242,31 +245,35 @@ def bilinear(shape: tuple[int, ...]) -> Float32Array:
 def max_pool(x: nn.Variable, mode: Mode, *, kernel: int, stride: int, pad: int) -> nn.Variable:
     if mode.wrapped:
         return _to_last(max_pool(_to_first(x), mode.unwrapped, kernel=kernel, stride=stride, pad=pad))
+    if mode.through_python:
+        return max_pooling.max_pooling(x, kernel=kernel, stride=stride, pad=pad, library=mode.kernels)
     return F.max_pooling(
         x, (kernel, kernel), (stride, stride), pad=(pad, pad), channel_last=mode.channel_last
     )
 
 
-def colour(images: nn.Variable, matrix: nn.Variable, mode: Mode) -> nn.Variable:
-    """Apply one affine colour matrix (B, C, 4) to each of the uint8 images (B, H, W, 3).
+def add(a: nn.Variable, b: nn.Variable, mode: Mode, relu: bool = False) -> nn.Variable:
+    """The sum of two maps, then ReLU if `relu`."""
+    if mode.through_python:
+        return maps.add(a, b, relu, mode.kernels)
+    return F.relu(a + b) if relu else a + b
 
-    The result has C channels and the mode's layout. One small matrix product per image does jitter,
-    normalisation, channel order and layout.
-    """
-    b, height, width, _ = images.shape
-    c = matrix.shape[1]
-    pixels = F.reshape(images, (b, height * width, 3))
-    linear = F.slice(matrix, start=(0, 0, 0), stop=(b, c, 3))
-    shift = F.slice(matrix, start=(0, 0, 3), stop=(b, c, 4))
-    if mode.channel_last:
-        mixed = F.batch_matmul(pixels, linear, transpose_b=True) + F.reshape(shift, (b, 1, c))
-        return F.reshape(mixed, (b, height, width, c))
-    mixed = F.batch_matmul(linear, pixels, transpose_b=True) + shift
-    return F.reshape(mixed, (b, c, height, width))
+
+def split(x: nn.Variable, parts: int, mode: Mode) -> list[nn.Variable]:
+    """The channels of a map in equal parts."""
+    if mode.through_python:
+        return maps.split(x, parts)
+    axis = mode.channel_axis
+    step = x.shape[axis] // parts
+    starts = [[i * step if a == axis else 0 for a in range(4)] for i in range(parts)]
+    stops = [[(i + 1) * step if a == axis else n for a, n in enumerate(x.shape)] for i in range(parts)]
+    return [F.slice(x, start=start, stop=stop) for start, stop in zip(starts, stops, strict=True)]
 
 
 def to_first(x: nn.Variable, mode: Mode) -> nn.Variable:
     """A map in the mode's layout, as NCHW."""
+    if mode.through_python:
+        return maps.to_first(x)
     return _to_first(x) if mode.channel_last else x
 
 

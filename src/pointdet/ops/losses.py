@@ -6,16 +6,25 @@ from __future__ import annotations
 import nnabla as nn
 import nnabla.functions as F
 
+from pointdet.ops.cpu import focal
+
 
 def heatmap_focal(
-    logits: nn.Variable, heatmap: nn.Variable, weight: nn.Variable, positives: nn.Variable
+    logits: nn.Variable,
+    heatmap: nn.Variable,
+    weight: nn.Variable,
+    positives: nn.Variable,
+    kernels: str = "nnabla",
 ) -> nn.Variable:
     """Focal loss of a Gaussian heatmap (Law & Deng, 2018, eq. 1; alpha 2, beta 4), divided by `positives`.
 
     logits, heatmap: (B, C, h, w); a cell of exactly 1 is a positive. weight: (B,); images of weight 0 are
     ignored. Both logarithms are computed from the logit without clamping, so saturated cells keep their
-    gradients.
+    gradients. kernels: "nnabla", or as `Mode.kernels` for a float32 graph on the CPU; then only the logits get a
+    gradient.
     """
+    if kernels != "nnabla":
+        return focal.heatmap_focal(logits, heatmap, weight, positives)
     present, absent = F.log_sigmoid(logits), F.log_sigmoid(-1 * logits)
     positive = F.equal_scalar(heatmap, 1)
     # Products are sums of logarithms, also of 0 (its exp is 0 again): on the CPU F.mul2 is as slow as its

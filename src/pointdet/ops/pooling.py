@@ -16,7 +16,7 @@ import nnabla.functions as F
 
 from pointdet.ops.checkpoint import checkpoint
 from pointdet.ops.cpu import pooling
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 
 Direction = Literal["top", "bottom", "left", "right"]
 
@@ -24,9 +24,9 @@ Direction = Literal["top", "bottom", "left", "right"]
 def corner_pool(x: nn.Variable, direction: Direction, mode: Mode) -> nn.Variable:
     """Corner pooling of a map (B, C, H, W) or (B, H, W, C). The output has the same shape."""
     vertical, from_end = direction in ("top", "bottom"), direction in ("top", "left")
+    axis = mode.row_axis if vertical else mode.row_axis + 1
     if mode.through_python:
-        return pooling.running_maximum(x, 2 if vertical else 3, from_end)
-    axis = (1 if vertical else 2) if mode.channel_last else (2 if vertical else 3)
+        return pooling.running_maximum(x, axis, from_end)
     if mode.training and x.shape[axis] > 1:
         return checkpoint(lambda x: _running_maximum(x, axis, from_end), x)
     return _running_maximum(x, axis, from_end)
@@ -47,7 +47,7 @@ def _running_maximum(x: nn.Variable, axis: int, from_end: bool) -> nn.Variable:
 
 def line_pool(x: nn.Variable, vertical: bool, mode: Mode) -> nn.Variable:
     """Each cell becomes the maximum of its column, or of its row (Duan et al., 2019, section 3.3)."""
-    axis = 2 - mode.channel_last if vertical else 3 - mode.channel_last
+    axis = mode.row_axis if vertical else mode.row_axis + 1
     shape = list(x.shape)
     return F.broadcast(F.max(x, axis=axis, keepdims=True), shape)
 

@@ -9,7 +9,9 @@ import nnabla as nn
 import nnabla.functions as F
 
 from pointdet.errors import PointDetError
-from pointdet.ops.layers import Mode, to_first, to_last
+from pointdet.ops.cpu import interpolation
+from pointdet.ops.layers import to_first, to_last
+from pointdet.ops.mode import Mode
 
 # The largest number of values that NNabla's CUDA kernels interpolate correctly at once: the values of one
 # image in NHWC, of one channel in NCHW. It launches at most 65536 blocks of 512 threads. If there are more
@@ -32,6 +34,9 @@ def _interpolate(x: nn.Variable, factor: int, kind: Literal["nearest", "linear"]
     """Errors: PointDetError if the map is too large for a GPU."""
     if mode.wrapped:
         return to_last(_interpolate(to_first(x, mode), factor, kind, mode.unwrapped), mode)
+    if mode.through_python:
+        nearest, bilinear = interpolation.upsample_nearest, interpolation.upsample_bilinear
+        return nearest(x, factor) if kind == "nearest" else bilinear(x, factor)
     if mode.has_channel_last:  # on a GPU
         at_once = channels_at_once(x.shape, factor, mode.channel_last)
         if mode.channel_last and at_once < x.shape[3]:

@@ -33,6 +33,7 @@ def main() -> None:
         epilog=f"commands:\n{listed}\n\nRun pointdet COMMAND --help for the arguments of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.instead = {}  # the parser of the command checks its options
     parser.add_argument("--version", action="version", version=f"PointDet {pointdet.__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see the list below")
     parser.add_argument(

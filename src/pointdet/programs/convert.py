@@ -32,8 +32,8 @@ def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespa
     published.add_argument(
         "--classes",
         metavar="coco|voc|FILE",
-        help="class names: coco, voc or a text file with one name per line "
-        "(default: coco for 80 classes, voc for 20)",
+        help="class names: coco, voc or a text file with one name per line (default: those that the file notes; "
+        "without notes coco for 80 classes, voc for 20)",
     )
     published.add_argument(
         "--partial", action="store_true", help="load the parameters that fit, and initialise the others"

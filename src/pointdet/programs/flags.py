@@ -15,11 +15,17 @@ from pointdet.errors import PointDetError
 DETECTORS = ("ctdet", "cornernet", "triplet")
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for the checkpoint, its configuration, the output folder and the device."""
+def add_model_flags(parser: argparse.ArgumentParser, exported: bool = True) -> None:
+    """Flags for the checkpoint, its configuration, the output folder and the device.
+
+    exported: whether the program also takes exported networks.
+    """
     add_detector_flag(parser)
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="checkpoint folder, or .h5, .onnx or .nnp file"
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="checkpoint folder, or .h5, .onnx or .nnp file" if exported else "checkpoint folder or .h5 file",
     )
     save_dir = Path("runs") / Path(parser.prog.split()[-1]).stem
     parser.add_argument(
@@ -59,7 +65,7 @@ def add_swap_heads_flag(group: argparse._ActionsContainer) -> None:
         "--swap_heads",
         choices=("ask", "yes", "no"),
         default="ask",
-        help="exchange the size head and the offset head of an .h5 file from before February 2023 (default: ask, "
+        help="exchange the size head and the offset head, as for .h5 files from before February 2023 (default: ask, "
         "which stops with an error if the heads seem to be exchanged)",
     )
 

@@ -10,17 +10,20 @@ from pointdet import runtime as runtimes
 from pointdet.errors import PointDetError
 from pointdet.inference import engine as engines
 from pointdet.model.exported import thread_count
-from pointdet.model.restore import Model, restore
+from pointdet.model.restore import NETWORKS, Model, restore
 from pointdet.programs import flags
 from pointdet.runtime import Runtime
+from pointdet.weights import kind
 
 
 def start_runtime(args: argparse.Namespace, needs_gpu: bool = True) -> Runtime:
     """Start the device that --extension_module and --gpus select. Rank 0 prints it.
 
     needs_gpu: see `flags.device`. ONNX Runtime never needs one.
-    Errors: PointDetError if the device does not work or --engine does not fit the checkpoint.
+    Errors: PointDetError if the device does not work, or if --checkpoint cannot be run or does not fit --engine.
     """
+    if args.checkpoint is not None:
+        check_checkpoint(args)
     engine = engines.of(args.checkpoint or Path(), getattr(args, "engine", None))
     device = flags.device(args, needs_gpu and engine == "nnabla")
     settings = flags.runtime_settings(args)
@@ -28,6 +31,16 @@ def start_runtime(args: argparse.Namespace, needs_gpu: bool = True) -> Runtime:
     if runtime.ranks.rank == 0:
         print(runtime.describe(), flush=True)
     return runtime
+
+
+def check_checkpoint(args: argparse.Namespace) -> None:
+    """Errors: PointDetError if --checkpoint is not a network, or an .h5 file whose settings are not given."""
+    kind.check(args.checkpoint, *NETWORKS)
+    folder = kind.checkpoint_of(args.checkpoint)
+    if folder not in (None, args.checkpoint) and args.train_config is None and args.arch is None:
+        raise PointDetError(
+            f"{args.checkpoint} is a part of the checkpoint {folder}, which has its settings; give that folder"
+        )
 
 
 def restore_model(args: argparse.Namespace, runtime: Runtime, checkpoint: Path | None) -> Model:

@@ -64,6 +64,15 @@ def parse(arguments: Sequence[str] | None, prog: str | None) -> argparse.Namespa
         metavar="N",
         help="measure time, operations and memory on the first N images instead of AP (default N: 32)",
     )
+    parser.add_argument(
+        "--debug",
+        type=int,
+        nargs="?",
+        const=100,
+        metavar="N",
+        help="also draw the first N images with their ground truth and the detections of a score of at least "
+        "--vis_thresh, side by side (default N: 100)",
+    )
     return parser.parse_intermixed_args(arguments)
 
 
@@ -76,6 +85,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         args.benchmark < 1 or args.checkpoint is None and args.testiter is None
     ):
         raise PointDetError("--benchmark measures one --checkpoint, with one image or more")
+    if args.debug is not None and (args.debug < 1 or args.benchmark is not None):
+        raise PointDetError("--debug draws one image or more, and no --benchmark")
     if args.testiter is not None:
         args.checkpoint = checkpoint_at(args.checkpoint_dir, args.testiter)
     found = [] if args.checkpoint is not None else checkpoints_below(args.checkpoint_dir)
@@ -133,7 +144,8 @@ def natural_sort_key(name: str) -> list[tuple[str, int]]:
 def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: Path) -> Metrics:
     """Measure the AP of one checkpoint on all ranks. Rank 0 prints and writes the metrics, every rank returns them."""
     from pointdet.data.catalogue import read_dataset
-    from pointdet.evaluation.metrics import false_discovery_rates, measure
+    from pointdet.evaluation.metrics import measure
+    from pointdet.evaluation.pictures import write_pictures
     from pointdet.evaluation.report import table, write_detections, write_metrics
     from pointdet.evaluation.run import evaluate
     from pointdet.inference.predictor import Predictor
@@ -142,17 +154,21 @@ def test(args: argparse.Namespace, runtime: Runtime, checkpoint: Path, folder: P
 
     model = restore_model(args, runtime, checkpoint)
     config = model.config.dataset
-    dataset = read_dataset(config, args.split or ("test" if config.test else "val"), model.class_names)
+    dataset = read_dataset(
+        config, args.split or ("test" if config.test else "val"), model.class_names, runtime.ranks
+    )
     start = time.perf_counter()
     detections = evaluate(Predictor.of(model), dataset, runtime.ranks)
     seconds = time.perf_counter() - start
 
     def measure_and_write() -> Metrics:
-        metrics = measure(dataset, detections, config.metric)
-        if config.metric == "coco":
-            metrics |= false_discovery_rates(dataset, detections)
+        metrics = measure(dataset, detections, config.metric, rates=True)
         write_detections(folder / "detections.json", dataset, detections)
         write_metrics(folder / "metrics.json", dataset, config.metric, metrics)
+        if args.debug is not None:
+            shown = model.config.test.vis_thresh
+            number = write_pictures(folder / "debug", dataset, detections, shown, args.debug)
+            print(f"{number} pictures of ground truth and detections in {folder / 'debug'}")
         print(visible_lines(f"\n{checkpoint}\n{table(dataset, config.metric, metrics)}"))
         print(f"\n{len(dataset) / seconds:.1f} images/s; written to {folder}", flush=True)
         return metrics

@@ -25,6 +25,7 @@ from pointdet.structures import Dataset
 if TYPE_CHECKING:
     from pointdet.data.loader import Loader
     from pointdet.model.restore import Model
+    from pointdet.ranks.base import Ranks
 
 logger = logging.getLogger("pointdet")
 
@@ -123,7 +124,7 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
     runtime = runtimes.start(*flags.device(args), settings.cpu_kernels, settings.communication_timeout)
     with RunFolder(folder, runtime) as run_folder:
         last = run_folder.checkpoint(args.resume, args.iter)
-        train_set, val_set = splits(config)
+        train_set, val_set = splits(config, runtime.ranks)
         model = initial_parameters.fresh(config, train_set.class_names, runtime)
         if last is None and args.checkpoint is not None:
             initial_parameters.load_parameters(args.checkpoint, model)
@@ -141,13 +142,16 @@ def train(args: argparse.Namespace, config: Config, folder: Path) -> int:
     return 0 if finished else 128 + signal.SIGTERM
 
 
-def splits(config: Config) -> tuple[Dataset, Dataset | None]:
-    """The training images, and the validation images or None if the configuration has none."""
-    train_set = read_dataset(config.dataset, "train")
+def splits(config: Config, ranks: Ranks | None = None) -> tuple[Dataset, Dataset | None]:
+    """The training images, and the validation images or None if the configuration has none.
+
+    `ranks`: those that all make this call; None: this process reads by itself.
+    """
+    train_set = read_dataset(config.dataset, "train", ranks=ranks)
     logger.info("%d training images, classes: %s", len(train_set), ", ".join(train_set.class_names))
     if config.dataset.val is None:
         return train_set, None
-    return train_set, read_dataset(config.dataset, "val", train_set.class_names)
+    return train_set, read_dataset(config.dataset, "val", train_set.class_names, ranks)
 
 
 def loader(model: Model, train_set: Dataset) -> Loader:

@@ -13,6 +13,7 @@ import numpy as np
 from pointdet.arrays import Float64Array
 from pointdet.errors import PointDetError, last_line
 from pointdet.launcher import Launch
+from pointdet.ops.cpu.memory import view
 from pointdet.ranks.base import GradientSum, SumAfterBackward
 from pointdet.ranks.watchdog import Watchdog
 
@@ -72,16 +73,15 @@ class MpiRanks:
 
     def all_reduce(self, arrays: Sequence[nn.NdArray]) -> None:
         # All arrays are copied into one buffer: that is faster than one message for each array.
-        sizes = [array.size for array in arrays]
-        if self._buffer.size != sum(sizes):
-            self._buffer = np.empty(sum(sizes), np.float32)
-        parts = np.split(self._buffer, np.cumsum(sizes)[:-1])
-        for part, array in zip(parts, arrays, strict=True):
-            part[...] = array.data.reshape(-1)
+        values = [view(array).reshape(-1) for array in arrays]
+        ends = np.cumsum([len(part) for part in values])
+        if self._buffer.size != ends[-1]:
+            self._buffer = np.empty(ends[-1], np.float32)
+        np.concatenate(values, out=self._buffer)
         with self.watchdog:
             self._world.Allreduce(self._mpi.IN_PLACE, self._buffer)
-        for part, array in zip(parts, arrays, strict=True):
-            array.cast(np.float32)[...] = part.reshape(array.shape)
+        for part, total in zip(values, np.split(self._buffer, ends[:-1]), strict=True):
+            part[...] = total
 
     def saving(self, save: Callable[[], str]) -> AbstractContextManager[None]:
         return self.watchdog.saving(save)

@@ -14,8 +14,8 @@ from pointdet.arrays import Batch, Float64Array
 from pointdet.config.schema import Config
 from pointdet.detectors.common.base import Detector
 from pointdet.ops.cpu.memory import backward_pass
-from pointdet.ops.layers import Mode
 from pointdet.ops.map_sizes import check_map_sizes
+from pointdet.ops.mode import Mode
 from pointdet.runtime import Runtime
 from pointdet.training.heatmap_inputs import HeatmapInputs
 
@@ -23,7 +23,9 @@ from pointdet.training.heatmap_inputs import HeatmapInputs
 class TrainingGraph:
     """Computes the loss terms of one rank's batch, and the gradients of the parameters."""
 
-    def __init__(self, config: Config, detector: Detector, runtime: Runtime) -> None:
+    def __init__(self, config: Config, detector: Detector, runtime: Runtime, training: bool = True) -> None:
+        """`training`: False for the loss only, with the running statistics and without gradients."""
+        self._training = training
         batch, height, width = config.train.batch_size, config.input.height, config.input.width
         self.inputs = {
             "image": nn.Variable((batch, height, width, 3)),
@@ -42,11 +44,11 @@ class TrainingGraph:
         self._divisors = {name: nn.Variable(()) for name in detector.loss.divisors}
         half = config.mixed_precision.mixed_precision
         mode = Mode(
-            training=True,
+            training=training,
             channel_last=detector.channel_last,
             has_channel_last=runtime.has_channel_last,
             kernels=runtime.kernels(half),
-            recompute=config.train.recompute,
+            recompute=config.train.recompute and training,
             norm_context=runtime.norm_context(half),
         )
         with nn.context_scope(runtime.context()):
@@ -57,7 +59,7 @@ class TrainingGraph:
                 runtime.context(half),
                 every_stack=True,
             )
-            self.terms = detector.loss(stacks, self.inputs, self._divisors)
+            self.terms = detector.loss(stacks, self.inputs, self._divisors, mode.kernels)
         if not runtime.on_cpu:
             check_map_sizes(self.terms.values())
         for term in self.terms.values():
@@ -69,7 +71,7 @@ class TrainingGraph:
         `divisors`: one for each name in `loss.divisors`, summed over all ranks and accumulated passes.
         """
         self.feed(batch, divisors)
-        self.terms["total"].forward(clear_no_need_grad=True)
+        self.terms["total"].forward(clear_buffer=not self._training, clear_no_need_grad=self._training)
         return F.stack(*(term.data for term in self.terms.values()))
 
     def feed(self, batch: Batch, divisors: Float64Array) -> None:

@@ -10,7 +10,8 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from pointdet.arrays import Arrays, Float32Array
+from pointdet.arrays import Arrays
+from pointdet.ops.cpu.blocks import Layout, Views
 from pointdet.ops.cpu.memory import view
 from pointdet.ops.cpu.update import update_average
 
@@ -43,8 +44,7 @@ class MovingAverage:
             self._graph.forward(clear_buffer=True)
             return
         for group in self._groups:
-            for name, average in group.named(view(group.average)).items():
-                update_average(average, view(self._parameters[name]), self._decay)
+            update_average(view(group.average), group.layout, group.views, self._decay)
 
     @property
     def statistics(self) -> list[nn.NdArray]:
@@ -53,13 +53,15 @@ class MovingAverage:
 
     def values(self) -> Arrays:
         """Copies of the averages by name, in the order of the parameters. Empty if `decay` is 0."""
-        named = {n: a.copy() for group in self._groups for n, a in group.named(group.average.data).items()}
+        named = {
+            n: a.copy() for group in self._groups for n, a in group.layout.named(group.average.data).items()
+        }
         return {name: named[name] for name in self._parameters}
 
     def set(self, values: Arrays) -> None:
         """Replace the averages. `values`: all of them, by name."""
         for group in self._groups:
-            for name, average in group.named(group.average.data).items():
+            for name, average in group.layout.named(group.average.data).items():
                 average[...] = values[name]
 
     @contextmanager
@@ -81,24 +83,18 @@ class _Group:
     """The averages of some parameters in one flat array. They start with the values of the parameters."""
 
     def __init__(self, parameters: Mapping[str, nn.Variable]) -> None:
-        self._parameters = parameters
-        self.trainable = next(iter(parameters.values())).need_grad
-        flat = np.concatenate([parameter.d.ravel() for parameter in parameters.values()])
+        self.layout = Layout({name: parameter.shape for name, parameter in parameters.items()})
+        self.views = Views(self.layout, parameters, "data")
+        self._ordered = [parameters[name] for name in self.layout.shapes]
+        self.trainable = self._ordered[0].need_grad
+        flat = np.concatenate([parameter.d.ravel() for parameter in self._ordered])
         self.average = nn.NdArray.from_numpy_array(flat)
-
-    def named(self, flat: Float32Array) -> Arrays:
-        """Views of a flat array, by name and with the shape of the parameter."""
-        views, start = {}, 0
-        for name, parameter in self._parameters.items():
-            views[name] = flat[start : start + parameter.size].reshape(parameter.shape)
-            start += parameter.size
-        return views
 
     def graph(self, decay: float) -> nn.Variable:
         """A graph whose forward pass updates the average."""
         average = nn.Variable(self.average.shape)
         average.data = self.average
-        parts = [_flat(parameter) for parameter in self._parameters.values()]
+        parts = [_flat(parameter) for parameter in self._ordered]
         latest = F.concatenate(*parts, axis=0) if len(parts) > 1 else parts[0]
         return F.assign(average, average * decay + latest * (1 - decay))
 

@@ -21,7 +21,7 @@ from pointdet.model.restore import Model
 from pointdet.ranks.long_work import from_rank_0
 from pointdet.training.changed_settings import changed_keys, same_place
 from pointdet.training.moving_average import MovingAverage
-from pointdet.training.progress import Progress
+from pointdet.training.progress import LOSS, Progress, metric_of_best
 from pointdet.training.solver import Solver
 from pointdet.weights import checkpoint, h5_file
 from pointdet.weights.fit import fit_all
@@ -115,19 +115,30 @@ class RunCheckpoints:
         if self._model.runtime.ranks.rank == 0:
             checkpoint.write_state(self._folder / "last", self._state(progress))
 
-    def keep_epoch(self, progress: Progress) -> None:
-        """Make epoch_N from `last` if train.save_intervals says so, and remove the oldest ones beyond
-        train.keep_checkpoints. Rank 0 does it. It may be called again for the same epoch."""
-        every, most = self._settings.save_intervals, self._settings.keep_checkpoints
-        if self._model.runtime.ranks.rank or not every or progress.epoch % every or not progress.epoch:
+    def is_snapshot(self, progress: Progress) -> bool:
+        """Whether train.snapshot asks for a checkpoint of the present step."""
+        every = self._settings.snapshot
+        return every > 0 and progress.step > 0 and progress.step % every == 0
+
+    def keep(self, progress: Progress) -> None:
+        """Make epoch_N and step_N from `last` if train.save_intervals and train.snapshot say so, and remove the
+        oldest of each kind beyond train.keep_checkpoints. Rank 0 does it. It may be called again."""
+        every, epoch = self._settings.save_intervals, progress.epoch
+        if self._model.runtime.ranks.rank:
             return
-        name, last = f"epoch_{progress.epoch:04d}", checkpoint.find(self._folder / "last")
+        if every and epoch and epoch % every == 0 and progress.update == 0:
+            self._keep("epoch", f"{epoch:04d}", progress)
+        if self.is_snapshot(progress):
+            self._keep("step", f"{progress.step:07d}", progress)
+
+    def _keep(self, kind: str, number: str, progress: Progress) -> None:
+        name, last = f"{kind}_{number}", checkpoint.find(self._folder / "last")
         if (self._folder / name).exists() or last is None:
             return
         if checkpoint.iteration(checkpoint.read_state(last)) == progress.step:
             self.copy_last(name, progress)
-        if most:
-            for folder in sorted(self._folder.glob("epoch_*"))[:-most]:
+        if most := self._settings.keep_checkpoints:
+            for folder in sorted(self._folder.glob(f"{kind}_*"))[:-most]:
                 checkpoint.remove(folder)
 
     def _state(self, progress: Progress) -> dict[str, Any]:
@@ -138,7 +149,8 @@ class RunCheckpoints:
             "step": progress.step,
             "updates_per_epoch": progress.updates_per_epoch,
             "images_per_update": self._images_per_update,
-            "best_ap": progress.best,
+            "best_ap": -1.0 if progress.metric == LOSS else progress.best,
+            "best_loss": progress.best if progress.metric == LOSS else -1.0,
             "validation_due": progress.validation_due,
             "ranks": self._model.runtime.ranks.size,
             "loss_scale": self._solver.loss_scale.state(),
@@ -191,12 +203,12 @@ class RunCheckpoints:
         self._load_loss_scale(state, config)
         self._set_position(state, progress)
         progress.validation_due = state.get("validation_due", False)
-        metric = config.dataset.metric
+        metric = metric_of_best(config.model_dump(mode="json"))
         if metric == progress.metric:
-            progress.best = state["best_ap"]
+            progress.best = state["best_loss" if metric == LOSS else "best_ap"]
         else:
             logger.warning(
-                "dataset.metric was %s and is %s: the best AP is counted anew", metric, progress.metric
+                "the metric of `best` was %s and is %s: it is counted anew", metric, progress.metric
             )
         logger.info("resumed %s at epoch %d, step %d", folder, progress.epoch + 1, progress.update)
         for line in changed_keys(state["config"], self._model.config.model_dump(mode="json")):

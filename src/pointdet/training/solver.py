@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The update of the parameters: Adam, learning rate, weight decay, gradient clipping, loss scale."""
+"""The update of the parameters: Adam or SGD, learning rate, weight decay, gradient clipping, loss scale."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pointdet.config import schema
 from pointdet.errors import PointDetError
 from pointdet.ops.cpu.update import BlockedAdam
 from pointdet.training.array_sums import ArraySums
+from pointdet.training.frozen import frozen_names
 from pointdet.weights import h5_file
 from pointdet.weights.fit import fit
 
@@ -94,16 +95,27 @@ class Solver:
         self._train = train
         self._parameters = parameters
         trainable = {name: v for name, v in parameters.items() if v.need_grad}
+        frozen = frozen_names(trainable, train.freeze)
+        # Layers compute these gradients too. Nothing reads them.
+        self._unused_gradients = [trainable.pop(name).grad for name in frozen]
         self._gradients = [v.grad for v in trainable.values()]
-        self._adam = S.Adam()
-        self._adam.set_parameters(trainable)
+        self._solver = S.Adam() if train.solver == "adam" else S.Momentum(momentum=train.momentum)
+        self._solver.set_parameters(trainable)
+        # Only its function `weight_decay` is used, which adds to the gradients.
+        self._decay = S.Sgd()
+        self._decay.set_parameters(
+            {n: v for n, v in trainable.items() if train.weight_decay_of == "all" or n.endswith("/W")}
+        )
         # A forward pass that overflows also spoils the running statistics. A skipped step restores them.
         self._statistics = [v.data for v in parameters.values() if not v.need_grad] if self._mixed else []
         self._statistics_before = [nn.NdArray(a.shape) for a in self._statistics]
-        self._blocked = BlockedAdam(self._adam) if in_blocks else None
-        self._squares = (
-            ArraySums(self._gradients, lambda g: F.mul2(g, g)) if train.clip_grad_norm > 0 else None
+        self._blocked = BlockedAdam(self._solver) if in_blocks and train.solver == "adam" else None
+        # Which also clips and decays the gradients, if all are treated alike.
+        self._alike = self._blocked is not None and (
+            train.weight_decay == 0 or train.weight_decay_of == "all"
         )
+        clip = train.clip_grad_norm > 0 and not self._alike
+        self._squares = ArraySums(self._gradients, lambda g: F.mul2(g, g)) if clip else None
         # A value times 0 is not 0 if the value is infinite or NaN.
         self._overflows = ArraySums(self._gradients, lambda g: g * 0) if self._mixed else None
         self._faults = ArraySums([v.data for v in parameters.values()], lambda v: v)
@@ -114,7 +126,9 @@ class Solver:
 
     def begin(self) -> None:
         """Set the gradients to zero. With mixed precision, also back up the running statistics."""
-        self._adam.zero_grad()
+        self._solver.zero_grad()
+        for gradient in self._unused_gradients:
+            gradient.zero()
         for before, now in zip(self._statistics_before, self._statistics, strict=True):
             before.copy_from(now)
 
@@ -137,18 +151,21 @@ class Solver:
                         "train.learning_rate.base_lr or switch mixed_precision.mixed_precision off"
                     )
                 return False
-            self._adam.scale_grad(1 / scale)
+            self._solver.scale_grad(1 / scale)
+        if self._blocked is not None and self._alike:
+            self._blocked.update(lr, self._train.weight_decay, self._train.clip_grad_norm)
+            return True
         if self._squares is not None:
             norm = math.sqrt(self._squares.compute().sum(dtype=np.float64))
             if norm > self._train.clip_grad_norm:
-                self._adam.scale_grad(self._train.clip_grad_norm / norm)
+                self._solver.scale_grad(self._train.clip_grad_norm / norm)
         if self._train.weight_decay > 0:
-            self._adam.weight_decay(self._train.weight_decay)
+            self._decay.weight_decay(self._train.weight_decay)
         if self._blocked is not None:
             self._blocked.update(lr)
         else:
-            self._adam.set_learning_rate(lr)
-            self._adam.update()
+            self._solver.set_learning_rate(lr)
+            self._solver.update()
         return True
 
     def not_finite(self) -> str | None:
@@ -157,10 +174,10 @@ class Solver:
         return list(self._parameters)[faults[0]] if len(faults) else None
 
     def save(self, path: Path) -> None:
-        """Write Adam's moments and step counters to an .h5 file, in NNabla's format."""
+        """Write the moments and step counters to an .h5 file, in NNabla's format."""
         if self._blocked is not None:
             self._blocked.write_states()
-        states = self._adam.get_states()
+        states = self._solver.get_states()
         moments = {name: {kind: v.data.data for kind, v in s.pstate.items()} for name, s in states.items()}
         h5_file.write_solver(path, {name: (state.t, moments[name]) for name, state in states.items()})
 
@@ -170,21 +187,28 @@ class Solver:
 
         Errors: PointDetError when the file is damaged or belongs to another network.
         """
-        stored, states = h5_file.read(path), self._adam.get_states()
-        for kind in ("mean", "var"):
+        stored, states = h5_file.read(path), self._solver.get_states()
+        kinds = list(next(iter(states.values())).pstate)
+        if not any(name.endswith(f"/{kinds[0]}") for name in stored):
+            raise PointDetError(
+                f"{path} is the state of another solver than train.solver={self._train.solver}; keep the solver, or "
+                "start a new run from these parameters with --checkpoint"
+            )
+        for kind in kinds:
             suffix = f"/{kind}"
             moments = {n.removesuffix(suffix): a for n, a in stored.items() if n.endswith(suffix)}
             report = fit(moments, {n: state.pstate[kind] for n, state in states.items()}, channel_last)
             if report.skipped or report.new or report.unused:
                 first = (*report.skipped, *report.new, *report.unused)[0]
                 raise PointDetError(
-                    f"{path} is not the solver state of this network (first: {first}); resume from another checkpoint"
+                    f"{path} is not the solver state of this network and train.freeze (first: {first}); resume from another "
+                    "checkpoint, or start a new run from these parameters with --checkpoint"
                 )
         for name, state in states.items():
             steps = stored.get(f"{name}/t")
             if steps is None or steps.size != 1 or not np.isfinite(steps).all():
                 raise PointDetError(f"{path} lacks {name}/t; resume from another checkpoint")
             state.t = int(steps.item())
-        self._adam.set_states(states)
+        self._solver.set_states(states)
         if self._blocked is not None:
             self._blocked.read_states()

@@ -22,13 +22,15 @@ from pointdet.training.graph import TrainingGraph
 from pointdet.training.journal import Journal
 from pointdet.training.log_interval import LogInterval, column_names
 from pointdet.training.moving_average import MovingAverage
-from pointdet.training.progress import Progress
+from pointdet.training.progress import Progress, metric_of_best
 from pointdet.training.run_checkpoints import RunCheckpoints
 from pointdet.training.solver import Solver, learning_rate
 from pointdet.training.statistics import averaged_over_ranks
-from pointdet.training.validation import MEANS, Validation
+from pointdet.training.validation import Validation, validation_columns
 
 logger = logging.getLogger("pointdet")
+
+SHOWN = {"ap": "AP", "loss": "loss"}  # in the log
 
 
 class Trainer:
@@ -49,21 +51,23 @@ class Trainer:
         self._validation = Validation(model, val_set, self._average, folder) if val_set is not None else None
         self._data_faults = DataFaults(loader, self._ranks)
         self._on_gpu = not model.runtime.on_cpu
-        self._progress = Progress(loader.iterations // config.train.accumulate, config.dataset.metric)
+        metric = metric_of_best(config.model_dump())
+        self._progress = Progress(loader.iterations // config.train.accumulate, metric)
 
     def resume(self, checkpoint: Path) -> None:
         """Load a checkpoint folder. Errors: PointDetError when it belongs to another training."""
         self._checkpoints.load(checkpoint, self._progress)
-        if self._progress.update == 0 and not self._progress.validation_due:
-            self._checkpoints.keep_epoch(self._progress)  # the run was perhaps killed before it
+        if not self._progress.validation_due:
+            self._checkpoints.keep(self._progress)  # the run was perhaps killed before it
 
     def run(self) -> bool:
         """Train to the last epoch. Returns False if a signal stopped the training, after writing `last`."""
         progress, terms = self._progress, list(self._graph.terms)
-        columns = [*MEANS, *column_names(terms)]
+        validated = validation_columns(self._settings.validation, terms)
+        columns = [*validated, *column_names(terms)]
         journal = None
         if self._ranks.rank == 0:
-            repeated = MEANS if progress.validation_due else ()
+            repeated = validated if progress.validation_due else ()
             journal = Journal(self._folder, columns, progress.step, repeated)
         log = LogInterval(self._settings, terms, self._ranks, journal, self._on_gpu)
         with (
@@ -78,7 +82,8 @@ class Trainer:
                 where = f"the validation of epoch {progress.epoch}"
             logger.info("stopped at %s; continue with --resume", where)
         elif progress.best >= 0:
-            logger.info("best AP %.4f, in %s", progress.best, self._folder / "checkpoints" / "best")
+            best = SHOWN[self._settings.validation[0]], progress.best
+            logger.info("best %s %.4f, in %s", *best, self._folder / "checkpoints" / "best")
         return finished
 
     def _run(self, request: StopRequest, log: LogInterval, journal: Journal | None) -> bool:
@@ -105,12 +110,14 @@ class Trainer:
                 terms, lr = self._update(parts, divisors)
                 log.add(progress.update, terms, waited)
                 log_now = stop or log.is_over(progress)
+                save = save or self._checkpoints.is_snapshot(progress)
                 if log_now or save:
                     self._check(log, lr)
                 if log_now:
                     log.write(progress, lr, self._solver.loss_scale)
                 if stop or save and not progress.epoch_is_over:  # `_end_epoch` saves after the last update
                     self._checkpoints.save_last(progress)
+                    self._checkpoints.keep(progress)
                 if stop:
                     return False
         return True
@@ -126,7 +133,7 @@ class Trainer:
         self._data_faults.warn_of_overflow(progress.epoch)
         self._checkpoints.save_last(progress)
         if not progress.validation_due:
-            self._checkpoints.keep_epoch(progress)
+            self._checkpoints.keep(progress)
 
     def _validate(self, request: StopRequest, log: LogInterval, journal: Journal | None) -> bool:
         """Validate the last epoch. Returns False after a stop request; the resumed run validates then."""
@@ -135,21 +142,23 @@ class Trainer:
             started = time.monotonic()
             try:
                 with averaged_over_ranks(self._ranks, checkpoints.statistics):
-                    ap = self._validation.run(progress, journal, lambda: request.requested)
+                    values = self._validation.run(progress, journal, lambda: request.requested)
             except Stopped:
                 return False
             log.validation_seconds = time.monotonic() - started
             progress.validation_due = False
-            is_best = ap > progress.best
+            value = values[self._settings.validation[0]]
+            is_best = progress.improves(value)
+            shown = ", ".join(f"{SHOWN[name]} {value:.4f}" for name, value in values.items())
             logger.info(
-                *("validation of epoch %d: AP %.4f, %s, %.0f s", progress.epoch, ap),
+                *("validation of epoch %d: %s, %s, %.0f s", progress.epoch, shown),
                 *("the best so far" if is_best else f"best {progress.best:.4f}", log.validation_seconds),
             )
             if is_best:
-                progress.best = ap
+                progress.best = value
                 checkpoints.copy_last("best", progress)
         progress.validation_due = False  # the resumed run may have no validation images
-        checkpoints.keep_epoch(progress)
+        checkpoints.keep(progress)
         checkpoints.update_last(progress)  # at the end: a run that was killed before repeats the validation
         return True
 

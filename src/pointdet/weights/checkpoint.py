@@ -198,5 +198,6 @@ KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "validation_due": ("true or false", lambda value: isinstance(value, bool)),
     "ranks": ("a number of ranks", _is_count),
     "best_ap": ("a number or null", lambda value: value is None or _is_number(value)),
+    "best_loss": ("a number", _is_number),
     "loss_scale": ("the state of a loss scale", _is_loss_scale),
 }

@@ -10,6 +10,8 @@ import numpy as np
 
 from pointdet.arrays import Arrays
 from pointdet.errors import PointDetError, first_few
+from pointdet.weights import values
+from pointdet.weights.class_rows import Classes
 
 # The ImageNet classifier in the published NNabla files. No detector uses it.
 CLASSIFIER = "fc/"
@@ -25,15 +27,21 @@ class Report:
     skipped: tuple[str, ...]  # in both, with different shapes: not copied; the text has the shapes
     new: tuple[str, ...]  # only in the network: they keep their initial values
     unused: tuple[str, ...]  # only in the file
+    by_class: tuple[str, ...] = ()  # with one row per class: the rows of `classes.kept` were copied
+    classes: Classes | None = None
 
     def describe(self) -> str:
         """The report as a few lines."""
         text = f"kept {len(self.kept)}, skipped {len(self.skipped)}, new {len(self.new)} parameters"
-        for title, names in (
-            ("skipped", self.skipped),
-            ("new", self.new),
-            ("not in this network", self.unused),
-        ):
+        lists = [("skipped", self.skipped), ("new", self.new), ("not in this network", self.unused)]
+        if self.by_class and self.classes:
+            text += f", by class name {len(self.by_class)}"
+            lists += [
+                ("classes that keep their rows", self.classes.kept),
+                ("classes that start anew", self.classes.new),
+                ("classes that this run does not have", self.classes.left_out),
+            ]
+        for title, names in lists:
             if names:
                 text += f"\n  {title}: {first_few(names, MAX_NAMES)}"
         return text
@@ -55,24 +63,33 @@ def converted(arrays: Arrays, channel_last: bool) -> Arrays:
     return {name: a.transpose(order) if a.ndim == 4 else a for name, a in arrays.items()}
 
 
-def fit(arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool) -> Report:
-    """Copy every array whose name and shape fit into its parameter, and report the others."""
+def fit(
+    arrays: Arrays, parameters: dict[str, nn.Variable], channel_last: bool, classes: Classes | None = None
+) -> Report:
+    """Copy every array whose name and shape fit into its parameter, and report the others.
+
+    classes: the class names, if they differ. In parameters with one row per class, the rows of the classes that
+    both have are then copied by name.
+    """
     arrays = converted(arrays, channel_last)
     if STEM in parameters:
         arrays = with_input_channels(arrays, parameters[STEM].shape[3 if channel_last else 1], channel_last)
-    kept, skipped = [], []
+    kept, skipped, by_class = [], [], []
     for name, variable in parameters.items():
         if name not in arrays:
             continue
         array = arrays[name]
-        if array.shape == variable.shape:
+        if classes is not None and classes.fits(name, array, variable.shape):
+            classes.copy(array, variable.data.cast(np.float32))
+            by_class.append(name)
+        elif array.shape == variable.shape:
             variable.data.cast(np.float32)[...] = array  # new parameters may still have another type
             kept.append(name)
         else:
             skipped.append(f"{name} {array.shape} for {variable.shape}")
     new = [name for name in parameters if name not in arrays]
     unused = [name for name in arrays if name not in parameters and not name.startswith(CLASSIFIER)]
-    return Report(tuple(kept), tuple(skipped), tuple(new), tuple(unused))
+    return Report(tuple(kept), tuple(skipped), tuple(new), tuple(unused), tuple(by_class), classes)
 
 
 def fit_all(
@@ -81,7 +98,7 @@ def fit_all(
     """As `fit`, but every parameter must have an array that fits.
 
     class_bias: path of a parameter with one value per class. source: file name for the error message.
-    Errors: PointDetError, which names the first parameter that does not fit.
+    Errors: PointDetError, which names the first parameter that does not fit, or whose values are wrong.
     """
     report = fit(arrays, parameters, channel_last)
     if (
@@ -100,6 +117,7 @@ def fit_all(
             f"{source} does not fit this network in {len(report.skipped) + len(report.new)} parameters "
             f"(first: {first}); check arch, num_layers and width"
         )
+    values.check({name: arrays[name] for name in report.kept}, source)
 
 
 def with_input_channels(arrays: Arrays, channels: int, channel_last: bool) -> Arrays:
@@ -118,3 +136,15 @@ def with_input_channels(arrays: Arrays, channels: int, channel_last: bool) -> Ar
     else:
         stem = np.pad(stem, [(0, 1 if a == axis else 0) for a in range(4)])
     return {**arrays, STEM: stem}
+
+
+def with_reversed_colours(arrays: Arrays, channel_last: bool) -> Arrays:
+    """The arrays with a first convolution that takes the colours in the opposite order, BGR or RGB.
+
+    The outputs are the same, bit for bit, if the normalisation is the same for each colour.
+    """
+    axis = 3 if channel_last else 1
+    if STEM not in arrays or arrays[STEM].ndim != 4:
+        return arrays
+    order = [2, 1, 0, *range(3, arrays[STEM].shape[axis])]
+    return {**arrays, STEM: np.take(arrays[STEM], order, axis)}

@@ -15,6 +15,7 @@ import numpy as np
 from pointdet.arrays import Arrays, Float32Array
 from pointdet.available_memory import require
 from pointdet.errors import PointDetError, last_line
+from pointdet.weights import kind
 
 MAX_RATIO = 1032  # bytes that deflate can make of one byte
 
@@ -25,10 +26,12 @@ def read(path: Path) -> Arrays:
     Only the file itself is read: soft and external links, external storage and virtual datasets are not followed.
     Without compression the arrays are not larger than the file, and with compression at most 1,032 times as large.
 
-    Errors: PointDetError if the file is missing, incomplete, has no parameters or anything but numbers.
+    Errors: PointDetError if the file is missing, of another kind, incomplete, has no parameters or anything but
+    numbers, or kernels of integers.
     """
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise PointDetError(f"there is no parameter file {path}; give an existing .h5 file")
+    kind.check(path, "h5", "other")
     with _opened(path, path, path.stat().st_size) as datasets:
         arrays = {name: _read(item) for name, item in datasets}
     if not arrays:
@@ -78,6 +81,8 @@ def _check(path: Path, name: str, item: Any, size: int) -> None:
         raise PointDetError(
             f"{name} of {path} is text or other data instead of numbers; give a parameter file of NNabla or PointDet"
         )
+    if item.dtype.kind in "iub" and len(item.shape) == kind.KERNEL:
+        raise kind.of_integers(path, name, str(item.dtype))
     if item.external or item.is_virtual:
         raise PointDetError(
             f"the values of {name} of {path} are in other files; give a file that contains them"

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from pointdet.arrays import Arrays
-from pointdet.weights.fit import STEM
+from pointdet.weights.fit import with_reversed_colours
 from pointdet.weights.naming.catalogue import imagenet, to_ours
 
 
@@ -18,6 +16,4 @@ def from_torch(arrays: Arrays, arch: str, colour_order: str) -> Arrays:
     `input.mean` and `input.std` differ from them, fine-tuning adapts the parameters.
     """
     ours = to_ours(arrays, imagenet(arch, bottleneck="layer1.0.conv3.weight" in arrays))
-    if colour_order == "bgr" and STEM in ours and ours[STEM].ndim == 4:
-        ours[STEM] = np.ascontiguousarray(ours[STEM][:, ::-1])
-    return ours
+    return with_reversed_colours(ours, channel_last=False) if colour_order == "bgr" else ours

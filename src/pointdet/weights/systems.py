@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pointdet.arrays import Arrays
@@ -33,7 +33,6 @@ UNUSED = re.compile(
 # CornerNet use them for BGR images, also in this order.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RGB = {**IMAGENET, "colour_order": "rgb"}
-VOC_CLASSES = 20
 
 TITLES = {
     "ctdet": "official CenterNet",
@@ -42,6 +41,7 @@ TITLES = {
 }
 CORNERS_INPUT: Settings = {"height": 511, "width": 511}
 CORNERS_TEST: Settings = {"keep_resolution": True, "vis_thresh": 0.5}
+CTDET_DATA: Mapping[str, Settings] = {"voc": {"input": {"height": 384, "width": 384, **IMAGENET}}}
 
 COCO_DATA = {
     "dataset": "coco",
@@ -70,6 +70,9 @@ class System:
     names: Names | None  # None: the file has our parameter paths
     classes: int
     settings: Settings  # configuration: section -> values
+    data_settings: Mapping[str, Settings] = field(
+        default_factory=dict
+    )  # more of them, for "coco" and "voc" only
     published: bool = False  # the published results need the detector's option `published`
     complete: Callable[[Arrays], Arrays] = dict  # adds parameters that our network has and theirs does not
 
@@ -105,17 +108,23 @@ def _official(shapes: Shapes) -> System | None:
     if neck := shapes.get("necks.0.conv.weight" if model["arch"] == "hourglass" else "cnvs.conv.weight"):
         model["feature_channels"] = neck[0]
     settings: Settings = {"model": model, "detector": {"name": detector}}
+    of_data: Mapping[str, Settings] = {"voc": {"input": IMAGENET}}
+    complete: Callable[[Arrays], Arrays] = dict
     if detector == "ctdet":
-        settings |= {"input": _ctdet_input(classes), "test": {"keep_resolution": classes != VOC_CLASSES}}
+        if _last_sizes(shapes, names) == 2 * classes > 2:
+            settings["detector"]["size_per_class"] = True
+        if not any(re.match(r"reg\.", key) for key in shapes):
+            complete = ctdet.with_centred_offsets
+        of_data = {**CTDET_DATA, "coco": {"test": {"keep_resolution": True}}}
     else:
         # Only hourglasses can use 511 pixels; other backbones need a multiple of their stride.
-        size = CORNERS_INPUT if model["arch"] == "hourglass" else {"height": 512, "width": 512}
-        settings["input"] = size | (IMAGENET if classes == VOC_CLASSES else {})
+        settings["input"] = CORNERS_INPUT if model["arch"] == "hourglass" else {"height": 512, "width": 512}
         settings["test"] = CORNERS_TEST | {"flip": not simple}
     if simple:
         settings["detector"]["merge_exponent"] = 10
     title = "simple CornerNet" if simple else TITLES[detector]
-    return System(title, names, classes, settings, published=True)
+    title += ", without an offset head" * (complete is not dict)
+    return System(title, names, classes, settings, of_data, published=True, complete=complete)
 
 
 def _mmdetection_cornernet(shapes: Shapes) -> System | None:
@@ -162,15 +171,8 @@ def _nnabla(shapes: Shapes) -> System | None:
         depth = _resnet(shapes, r"res{}/layer(\d+)/", "res1/layer1/bottleneck3/conv/W")
         model = {"arch": "resnet", "num_layers": depth}
     classes, model["head_channels"] = _heads(shapes, None)
-    settings = {"model": model, "detector": {"name": "ctdet"}, "input": _ctdet_input(classes)}
-    return System("the NNabla example's CenterNet", None, classes, settings)
-
-
-def _ctdet_input(classes: int) -> Settings:
-    """The input of official CenterNet and of the NNabla example."""
-    if classes == VOC_CLASSES:
-        return {"height": 384, "width": 384, **IMAGENET}
-    return {"height": 512, "width": 512}
+    settings: Settings = {"model": model, "detector": {"name": "ctdet"}}
+    return System("the NNabla example's CenterNet", None, classes, settings, CTDET_DATA)
 
 
 def _backbone(shapes: Shapes) -> Settings | None:
@@ -208,6 +210,12 @@ def _resnet(shapes: Shapes, unit: str, third: str) -> int:
         for stage in range(1, 5)
     )
     return next((depth for depth, found in STAGES.items() if found == (counts, third in shapes)), 18)
+
+
+def _last_sizes(shapes: Shapes, names: Names) -> int:
+    """Number of maps of the size head; 0 if the file has no bias of its last layer."""
+    biases = (s for key, s in shapes.items() if (names.ours(key) or "").endswith("wh_final/conv/b") and s)
+    return next((shape[0] for shape in biases), 0)
 
 
 def _heads(shapes: Shapes, names: Names | None) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pointdet.errors import PointDetError
+from pointdet.weights import kind as kinds
 from pointdet.weights import zip_file
 from pointdet.weights.torch_pickle import KINDS, Dict, Pickles, Tensor, broken
 
@@ -163,6 +164,8 @@ def _array(path: Path, name: str, tensor: Tensor, parts: dict[str, memoryview], 
         return np.zeros(size, np.float32)
     steps = [stride * code.itemsize for stride in strides]
     array: npt.NDArray[Any] = np.ndarray(size, code, parts[key], (start + offset) * code.itemsize, steps)
+    if code.kind in "iub" and kind != "torch.BFloat16Storage" and len(size) == kinds.KERNEL:
+        raise kinds.of_integers(path, name, kind.removeprefix("torch.").removesuffix("Storage"))
     if kind == "torch.BFloat16Storage":
         array = np.asarray(np.left_shift(array, 16, dtype=np.uint32)).view(np.float32)
     elif kind == "torch.BoolStorage":

@@ -7,7 +7,7 @@ import tiny
 
 from pointdet.detectors import catalogue
 from pointdet.model.network import build_graph
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.runtime import start
 
 STACKS = (

@@ -58,13 +58,13 @@ def test_drawing_is_the_maximum_with_the_formula(x, y, radius):
     assert plane[y, x] == 1
 
 
-def brute_force_peaks(heatmap, count):
+def brute_force_peaks(heatmap, count, window):
     classes, height, width = heatmap.shape
-    found = []
+    found, reach = [], window // 2
     for label in range(classes):
         for y in range(height):
             for x in range(width):
-                around = heatmap[label, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+                around = heatmap[label, max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
                 if heatmap[label, y, x] == around.max():
                     found.append((-heatmap[label, y, x], label, y, x))
     return [(label, y, x, -score) for score, label, y, x in sorted(found)[:count]]
@@ -72,11 +72,13 @@ def brute_force_peaks(heatmap, count):
 
 @pytest.mark.parametrize("levels", [None, 5])  # five levels give many equal scores and plateaus
 @pytest.mark.parametrize("count", [1, 20, 10_000])
-def test_peaks_equal_a_brute_force_search(levels, count):
+@pytest.mark.parametrize("window", [1, 3, 5, 9])
+def test_peaks_equal_a_brute_force_search(levels, count, window):
     heatmap = np.random.default_rng(7).random((4, 9, 12), np.float32)
     if levels:
         heatmap = np.floor(heatmap * levels).astype(np.float32)
-    assert list(zip(*peaks(heatmap, count), strict=True)) == brute_force_peaks(heatmap, count)
+    found = list(zip(*peaks(heatmap, count, window), strict=True))
+    assert found == brute_force_peaks(heatmap, count, window)
 
 
 def test_all_cells_of_a_constant_map_are_peaks():

@@ -12,6 +12,14 @@ from pointdet.detectors.cornernet.loss import CornerNetLoss
 CORNERS = ("top_left", "bottom_right")
 NAMES = [f"{corner}_{name}" for corner in CORNERS for name in ("heatmap", "tag", "offset")]
 PUBLISHED = CornerNetLoss(0.1, 0.1, 1.0, "published")
+KERNELS = {}
+
+
+@pytest.fixture(params=["nnabla", "blas"], autouse=True)
+def kernels(request, monkeypatch):
+    """All tests also run with the functions of `ops.cpu`."""
+    monkeypatch.setitem(KERNELS, "kernels", request.param)
+    return request.param
 
 
 def variables(arrays, need_grad=False):
@@ -34,7 +42,7 @@ def run(loss, stacks, targets, counts=None):
     divisors = dict(
         zip(loss.divisors, (nn.Variable.from_numpy_array(np.float32(c)) for c in counts), strict=True)
     )
-    terms = loss(outputs, variables(targets), divisors)
+    terms = loss(outputs, variables(targets), divisors, **KERNELS)
     for term in terms.values():
         term.persistent = True
     for stack in outputs:

@@ -1,68 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss against published values and gradients and a NumPy reference; saturated logits."""
 
+import ctdet_losses
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 import pytest
+from ctdet_losses import CLAMP, OUTPUTS, case, run
 
 from pointdet.detectors.ctdet.loss import CtDetLoss
 from pointdet.runtime import start
 
-OUTPUTS = {"heatmap": "hm", "size": "wh", "offset": "reg"}
-# The official code clamps the probability to [1e-4, 1 - 1e-4]; there its gradient is 0, but ours is not.
-CLAMP = float(np.log((1 - 1e-4) / 1e-4))
 
-
-def variables(arrays, need_grad=False):
-    return {name: nn.Variable.from_numpy_array(a, need_grad=need_grad) for name, a in arrays.items()}
+@pytest.fixture(params=["nnabla", "blas"], autouse=True)
+def kernels(request, monkeypatch):
+    """All tests also run with the functions of `ops.cpu`."""
+    monkeypatch.setitem(ctdet_losses.KERNELS, "kernels", request.param)
+    return request.param
 
 
 def half(output):
     """The output as the last layer of a network in half precision returns it."""
     with nn.context_scope(start().context(half=True)):
         return F.identity(output)
-
-
-def run(loss, stacks, targets, layer=lambda output: output, scale=1.0):
-    """Terms and the gradients of the total with respect to every output of every stack."""
-    targets = {"weight": np.ones(len(targets["heatmap"]), np.float32), **targets}
-    targets["positives"] = (targets["heatmap"] == 1).sum((1, 2, 3))[:, None]
-    counts = loss.count(targets)
-    outputs = [variables(stack, need_grad=True) for stack in stacks]
-    divisors = dict(
-        zip(loss.divisors, (nn.Variable.from_numpy_array(np.float32(c)) for c in counts), strict=True)
-    )
-    through = [{name: layer(v) for name, v in stack.items()} for stack in outputs]
-    terms = loss(through, variables(targets), divisors)
-    for term in terms.values():
-        term.persistent = True
-    for stack in outputs:
-        for output in stack.values():
-            output.grad.zero()
-    terms["total"].forward()
-    terms["total"].backward(scale)
-    values = {name: float(term.d) for name, term in terms.items()}
-    return values, [{name: np.float64(v.g) / scale for name, v in stack.items()} for stack in outputs]
-
-
-def case(golden, system, name):
-    """Predictions, targets and expected numbers of one stored case."""
-    z = {
-        k.removeprefix(f"{system}/"): v
-        for k, v in golden("ctdet_losses.npz").items()
-        if k.startswith(f"{system}/")
-    }
-    batch = {
-        "heatmap": z["nopos/hm"] if name == "nopos" else z["batch/hm"],
-        "size": z["batch/wh"],
-        "offset": z["batch/reg"],
-        "index": z["batch/ind"],
-        "mask": z["batch/reg_mask"].reshape(len(z["batch/ind"]), -1) * (name != "nopos"),
-    }
-    batch = {k: v.astype(np.float32) for k, v in batch.items()}
-    expected = {k.removeprefix(f"{name}/"): v for k, v in z.items() if k.startswith(f"{name}/")}
-    return z, batch, expected
 
 
 @pytest.mark.parametrize(
@@ -178,8 +138,10 @@ def reference(stack, targets):
 
 
 @pytest.mark.parametrize("layer", [lambda output: output, half], ids=["float", "half"])
-def test_outputs_of_a_network_in_half(layer):
+def test_outputs_of_a_network_in_half(layer, kernels):
     """Terms and gradients equal float64 up to the rounding of half, also for saturated logits."""
+    if layer is half and kernels != "nnabla":
+        pytest.skip("the CPU kernels are float32")
     rng = np.random.default_rng(0)
     heatmap = rng.random((2, 3, 8, 8)) * 0.95
     heatmap[:, :, ::4, ::4] = 1

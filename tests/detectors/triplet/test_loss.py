@@ -15,7 +15,8 @@ NAMES.remove("centre_tag")
 PUBLISHED = TripletConfig(pull_weight=0.1, push_weight=0.1, embedding_loss="published")
 
 
-def test_published_total_terms_and_gradients(golden):
+@pytest.mark.parametrize("kernels", ["nnabla", "blas"])
+def test_published_total_terms_and_gradients(golden, kernels):
     z = golden("triplet_losses.npz")
     objects = z["target/mask"].shape[1]
     targets = {"mask": z["target/mask"], "weight": np.ones(2)}
@@ -43,6 +44,7 @@ def test_published_total_terms_and_gradients(golden):
         stacks,
         {name: nn.Variable.from_numpy_array(array) for name, array in targets.items()},
         {name: nn.Variable.from_numpy_array(np.float32(count)) for name, count in divisors.items()},
+        kernels,
     )
     for term in terms.values():
         term.persistent = True

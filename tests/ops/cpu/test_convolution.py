@@ -7,9 +7,11 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 import pytest
+from layouts import first, last
 
-from pointdet.ops.cpu import convolution
-from pointdet.ops.cpu.onednn import library_file
+from pointdet.ops.cpu.convolution import Geometry, convolution, deconvolution, normalised_convolution
+from pointdet.ops.cpu.depthwise import depthwise_deconvolution
+from pointdet.ops.cpu.onednn_library import library_file
 
 # batch, in, out, height, width, kernel, stride, dilation, groups
 CONVOLUTIONS = [
@@ -75,17 +77,24 @@ def both(inputs, ours, theirs):
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
-def test_convolution(case, with_bias, library):
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("weights_last", [False, True], ids=["", "NHWC weights"])
+def test_convolution(case, with_bias, relu, weights_last, library):
     batch, channels, out, height, width, kernel, stride, dilation, groups = case
     shapes = [(batch, channels, height, width), (out, channels // groups, kernel, kernel), (out,)]
     inputs = parameters(0, *shapes[: 3 if with_bias else 2])
-    steps = {"pad": dilation * (kernel // 2), "stride": stride, "dilation": dilation}
+    if library == "blas" and groups > 1:
+        pytest.skip("groups need onednn")
+    pad = dilation * (kernel // 2)
+    geometry = Geometry(pad, library, stride, dilation, groups, weights_last)
 
     def ours(x, w, b=None):
-        return convolution.convolution(x, w, b, **steps, groups=groups, library=library)
+        return first(convolution(last(x), last(w) if weights_last else w, b, geometry, relu))
 
     def theirs(x, w, b=None):
-        return F.convolution(x, w, b, **{name: (n, n) for name, n in steps.items()}, group=groups)
+        steps = {"pad": (pad, pad), "stride": (stride, stride), "dilation": (dilation, dilation)}
+        y = F.convolution(x, w, b, **steps, group=groups)
+        return F.relu(y) if relu else y
 
     for found, expected in both(inputs, ours, theirs):
         assert found.shape == expected.shape
@@ -94,12 +103,16 @@ def test_convolution(case, with_bias, library):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", DECONVOLUTIONS, ids=str)
-def test_deconvolution(case, library):
+@pytest.mark.parametrize("weights_last", [False, True], ids=["", "NHWC weights"])
+def test_deconvolution(case, weights_last, library):
     batch, channels, out, height, width, groups = case
+    if library == "blas" and groups > 1:
+        pytest.skip("groups need onednn")
     inputs = parameters(1, (batch, channels, height, width), (channels, out // groups, 4, 4))
 
     def ours(x, w):
-        return convolution.deconvolution(x, w, pad=1, stride=2, groups=groups, library=library)
+        geometry = Geometry(1, library, 2, 1, groups, weights_last)
+        return first(deconvolution(last(x), last(w) if weights_last else w, geometry))
 
     def theirs(x, w):
         return F.deconvolution(x, w, pad=(1, 1), stride=(2, 2), group=groups)
@@ -109,10 +122,47 @@ def test_deconvolution(case, library):
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("weights_last", [False, True], ids=["", "NHWC weights"])
+def test_depthwise_deconvolution(factor, weights_last):
+    inputs = parameters(4, (2, 5, 3, 4), (5, 1, 2 * factor, 2 * factor))
+
+    def ours(x, w):
+        return first(depthwise_deconvolution(last(x), last(w) if weights_last else w, weights_last))
+
+    def theirs(x, w):
+        return F.deconvolution(x, w, pad=(factor // 2,) * 2, stride=(factor, factor), group=5)
+
+    for found, expected in both(inputs, ours, theirs):
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", CONVOLUTIONS[:11], ids=str)
+@pytest.mark.parametrize("with_shortcut", [False, True], ids=["", "shortcut"])
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+def test_normalised_convolution(case, with_shortcut, relu, library):
+    batch, channels, out, height, width, kernel, stride, _, _ = case
+    x, w = parameters(5, (batch, channels, height, width), (out, channels, kernel, kernel))
+    rng = np.random.default_rng(6)
+    values = (*rng.standard_normal((3, 1, out, 1, 1)), rng.uniform(0.1, 2, (1, out, 1, 1)))
+    norm = [nn.Variable.from_numpy_array(np.float32(v)) for v in values]
+    steps = {"pad": (kernel // 2,) * 2, "stride": (stride, stride)}
+    expected = F.batch_normalization(F.convolution(x, w, **steps), *norm, eps=1e-5, batch_stat=False)
+    shortcut = nn.Variable.from_numpy_array(np.float32(rng.standard_normal(expected.shape)))
+    expected = expected + shortcut if with_shortcut else expected
+    expected = F.relu(expected) if relu else expected
+    geometry = Geometry(kernel // 2, library, stride)
+    settings = {"eps": 1e-5, "shortcut": last(shortcut) if with_shortcut else None, "relu": relu}
+    found = first(normalised_convolution(last(x), w, norm, geometry, **settings))
+    nn.forward_all([expected, found])
+    assert np.abs(found.d - expected.d).max() <= 1e-5 * np.abs(expected.d).max()
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_gradients_accumulate_over_backward_passes(library):
     x, w = parameters(2, (2, 4, 8, 8), (6, 4, 3, 3))
-    loss = F.sum(convolution.convolution(x, w, None, pad=1, library=library))
+    loss = F.sum(convolution(last(x), w, None, Geometry(1, library)))
     w.grad.zero()
     x.grad.zero()
     gradients = []
@@ -126,7 +176,7 @@ def test_gradients_accumulate_over_backward_passes(library):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_memory_does_not_grow(library):
     x, w = parameters(3, (1, 16, 32, 32), (16, 16, 3, 3))
-    loss = F.sum(convolution.convolution(x, w, None, pad=1, library=library))
+    loss = F.sum(convolution(last(x), w, None, Geometry(1, library)))
     sizes = []
     for step in range(1000):
         w.grad.zero()

@@ -5,8 +5,9 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 import pytest
+from layouts import first, last
 
-from pointdet.ops.cpu.deformable import deformable_convolution
+from pointdet.ops.cpu import deformable
 
 # batch, in, out, height, width, standard deviation of the offsets in cells
 CASES = [
@@ -18,12 +19,23 @@ CASES = [
 ]
 
 
+def deformable_convolution(x, w, offset, mask, b):
+    return first(deformable.deformable_convolution(last(x), w, last(offset), last(mask), b))
+
+
+def with_weights_last(x, w, offset, mask, b):
+    y = deformable.deformable_convolution(last(x), last(w), last(offset), last(mask), b, weights_last=True)
+    return first(y)
+
+
 def nnabla_function(x, w, offset, mask, b):
     return F.deformable_convolution(x, w, offset, mask, b, pad=(1, 1))
 
 
 FUNCTIONS = pytest.mark.parametrize(
-    "function", [nnabla_function, deformable_convolution], ids=["nnabla", "ours"]
+    "function",
+    [nnabla_function, deformable_convolution, with_weights_last],
+    ids=["nnabla", "ours", "ours, NHWC weights"],
 )
 
 
@@ -90,8 +102,8 @@ def test_gradients_accumulate_over_backward_passes():
         loss.forward()
         loss.backward()
         gradients.append([v.g.copy() for v in inputs])
-    for first, second in zip(*gradients, strict=True):
-        np.testing.assert_allclose(second, 2 * first, rtol=1e-5, atol=1e-5)
+    for once, twice in zip(*gradients, strict=True):
+        np.testing.assert_allclose(twice, 2 * once, rtol=1e-5, atol=1e-5)
 
 
 def test_inputs_without_need_grad_get_no_gradient():

@@ -2,13 +2,16 @@
 """Fused batch normalisation against float64 and NNabla: values, gradients, statistics, memory."""
 
 import resource
+from functools import partial
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 import pytest
+from layouts import first, last
 
 from pointdet.ops.cpu import normalisation
+from pointdet.ops.cpu.onednn_library import library_file
 
 SHAPES = [(2, 8, 33, 47), (1, 96, 64, 64), (4, 24, 4, 4), (3, 2, 200, 160)]
 
@@ -26,16 +29,27 @@ def variables(shape, seed):
     return made
 
 
-def ours(x, beta, gamma, mean, var, shortcut, batch_stat, relu):
-    return normalisation.batch_normalization(
-        x,
+LIBRARIES = [
+    "blas",
+    pytest.param(
+        "onednn",
+        marks=pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed"),
+    ),
+]
+
+
+def ours(x, beta, gamma, mean, var, shortcut, batch_stat, relu, library="blas"):
+    y = normalisation.batch_normalization(
+        last(x),
         [beta, gamma, mean, var],
         decay=0.9,
         eps=1e-5,
         batch_stat=batch_stat,
-        shortcut=shortcut,
+        shortcut=None if shortcut is None else last(shortcut),
         relu=relu,
+        library=library,
     )
+    return first(y)
 
 
 def theirs(x, beta, gamma, mean, var, shortcut, batch_stat, relu):
@@ -89,8 +103,9 @@ def exact(shape, with_shortcut, batch_stat, relu):
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 @pytest.mark.parametrize("with_shortcut", [False, True], ids=["", "shortcut"])
 @pytest.mark.parametrize("batch_stat", [False, True], ids=["running", "batch"])
-def test_values_gradients_and_statistics(shape, relu, with_shortcut, batch_stat):
-    found = outcome(ours, shape, with_shortcut, batch_stat, relu)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_values_gradients_and_statistics(shape, relu, with_shortcut, batch_stat, library):
+    found = outcome(partial(ours, library=library), shape, with_shortcut, batch_stat, relu)
     nnabla_results = outcome(theirs, shape, with_shortcut, batch_stat, relu)
     for name, value in exact(shape, with_shortcut, batch_stat, relu).items():
         largest = np.abs(value).max()

@@ -7,10 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from pointdet.ops.cpu import onednn
-from pointdet.ops.cpu.primitives import ConvolutionShape
+from pointdet.ops.cpu.onednn_convolution import shared_convolution
+from pointdet.ops.cpu.onednn_library import library_file
+from pointdet.ops.cpu.primitives import ConvolutionShape, Epilogue
 
-pytestmark = pytest.mark.skipif(onednn.library_file() is None, reason="onednn-cpu-gomp is not installed")
+pytestmark = pytest.mark.skipif(library_file() is None, reason="onednn-cpu-gomp is not installed")
 
 SHAPE = ConvolutionShape(1, 16, 20, 24, 32, kernel=3, pad=1, stride=1)
 
@@ -25,17 +26,17 @@ def existing():
 def run(primitives):
     rng = np.random.default_rng(0)
     x, w, dy = (
-        rng.standard_normal(s, np.float32) for s in ((1, 16, 20, 24), (32, 16, 3, 3), (1, 32, 20, 24))
+        rng.standard_normal(s, np.float32) for s in ((1, 20, 24, 16), (32, 16, 3, 3), (1, 20, 24, 32))
     )
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
-    primitives.forward(x, w, y, False)
+    primitives.forward(x, w, y, Epilogue())
     primitives.backward_data(w, dy, dx, False)
     primitives.backward_weights(x, dy, dw, False)
     return y, dx, dw
 
 
 def test_layers_of_one_geometry_share_their_primitives():
-    one, other = onednn.shared_convolution(SHAPE), onednn.shared_convolution(SHAPE)
+    one, other = shared_convolution(SHAPE), shared_convolution(SHAPE)
     run(one)
     count = existing()
     run(other)
@@ -44,9 +45,9 @@ def test_layers_of_one_geometry_share_their_primitives():
 
 
 def test_everything_ends_with_the_last_layer():
-    run(onednn.shared_convolution(SHAPE))  # the stream of this thread stays
+    run(shared_convolution(SHAPE))  # the stream of this thread stays
     before = existing()
-    layer = onednn.shared_convolution(SHAPE)
+    layer = shared_convolution(SHAPE)
     run(layer)
     assert existing() > before + 10
     del layer
@@ -54,7 +55,7 @@ def test_everything_ends_with_the_last_layer():
 
 
 def test_what_a_thread_needs_ends_with_it():
-    layer = onednn.shared_convolution(SHAPE)
+    layer = shared_convolution(SHAPE)
     expected, found = run(layer), []
     before = existing()
     thread = threading.Thread(target=lambda: found.extend([*run(layer), existing()]))

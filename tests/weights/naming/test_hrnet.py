@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pointdet.backbones.hrnet import hrnet
-from pointdet.ops.layers import Mode
+from pointdet.ops.mode import Mode
 from pointdet.weights.naming.hrnet import TRUNK
 from pointdet.weights.naming.names import Names
 

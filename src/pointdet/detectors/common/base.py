@@ -16,8 +16,9 @@ import nnabla as nn
 
 from pointdet.arrays import Batch, Float64Array
 from pointdet.codec import Codec
+from pointdet.ops.colour import colour
 from pointdet.ops.cpu.process_state import building
-from pointdet.ops.layers import Mode, colour
+from pointdet.ops.mode import Mode
 
 Variables = dict[str, nn.Variable]
 
@@ -43,8 +44,13 @@ class Loss(Protocol):
     def count(self, batch: Batch) -> Float64Array:
         """The contribution of this batch to each divisor, in the order of `divisors`."""
 
-    def __call__(self, stacks: list[Variables], targets: Variables, divisors: Variables) -> Variables:
-        """Outputs of every stack, and targets -> the loss terms by name, with their weighted sum "total"."""
+    def __call__(
+        self, stacks: list[Variables], targets: Variables, divisors: Variables, kernels: str = "nnabla"
+    ) -> Variables:
+        """Outputs of every stack, and targets -> the loss terms by name, with their weighted sum "total".
+
+        `kernels`: as `Mode.kernels`.
+        """
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ import nnabla.functions as F
 
 from pointdet.ops.layers import (
     Initialiser,
-    Mode,
     bias,
     constant,
     conv,
     convolve,
+    split,
     to_first,
     uniform_in,
     weight,
 )
+from pointdet.ops.mode import Mode
 
 # Initial bias of heatmap logits: probability 0.1 at every cell (Lin et al., 2017, section 4.1).
 HEATMAP_BIAS = -2.19
@@ -65,14 +66,7 @@ def _first_convolutions(
         with nn.parameter_scope(f"{branch.scope}_conv1"):
             weights.append(weight("conv", channels, feature.shape[mode.channel_axis], 3, mode, uniform_in))
             biases.append(bias("conv", channels, constant(branch.first_bias)))
-    joined = convolve(feature, F.concatenate(*weights, axis=0), F.concatenate(*biases, axis=0), mode)
-    axis = mode.channel_axis
-    hidden = F.relu(joined)
-    return [
-        F.slice(
-            hidden,
-            start=tuple(i * channels if a == axis else 0 for a in range(4)),
-            stop=tuple((i + 1) * channels if a == axis else s for a, s in enumerate(hidden.shape)),
-        )
-        for i in range(len(branches))
-    ]
+    joined = convolve(
+        feature, F.concatenate(*weights, axis=0), F.concatenate(*biases, axis=0), mode, relu=True
+    )
+    return split(joined, len(branches), mode)

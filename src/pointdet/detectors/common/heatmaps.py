@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from pointdet.arrays import Float32Array, Float64Array, Int64Array
 
-_NEIGHBOURS = np.ones((3, 3), np.uint8)
-
 
 def gaussian_radius(
     height: npt.ArrayLike, width: npt.ArrayLike, min_overlap: float, formula: Literal["published", "iou"]
@@ -63,17 +61,20 @@ def draw_gaussian(plane: Float32Array, x: int, y: int, radius: int, deviations: 
     np.maximum(window, inside, out=window)
 
 
-def peaks(heatmap: Float32Array, count: int) -> tuple[Int64Array, Int64Array, Int64Array, Float32Array]:
+def peaks(
+    heatmap: Float32Array, count: int, window: int = 3
+) -> tuple[Int64Array, Int64Array, Int64Array, Float32Array]:
     """The `count` highest peaks of a heatmap (C, h, w) over all classes: labels, ys, xs, scores.
 
-    A peak is a cell that is not smaller than any of its eight neighbours, so all cells of a plateau are
-    peaks. The best is first; equal scores are in the order of class, row, column. If there are fewer peaks,
+    A peak is a cell that is not smaller than any other cell of the window around it, of `window` x `window`
+    cells, so all cells of a plateau are peaks. The best is first; equal scores are in the order of class, row, column. If there are fewer peaks,
     all are returned.
     """
+    neighbours = np.ones((window, window), np.uint8)
     values = np.empty(heatmap.shape, np.float32)  # of the peaks; 0 in all other cells
     is_peak = np.empty(heatmap.shape, np.bool_)
     for plane, value, peak in zip(heatmap, values, is_peak, strict=True):  # plane by plane, in the cache
-        cv2.dilate(plane, _NEIGHBOURS, dst=value)
+        cv2.dilate(plane, neighbours, dst=value)
         np.equal(plane, value, out=peak)
         np.multiply(plane, peak, out=value)
     # The `count`-th highest maximum over classes is a lower bound of the scores of the `count` best peaks.

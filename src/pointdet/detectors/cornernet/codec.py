@@ -83,6 +83,7 @@ class CornerNetCodec:
     top_k: int  # corners of each kind that are paired
     candidates: int  # pairs kept for an image at one scale, and the same number for its mirror image
     tag_distance: float
+    window: int  # side of the window in which a peak is the highest cell
     suppression: SoftNms
     stride: int = 4
 
@@ -99,9 +100,8 @@ class CornerNetCodec:
             detector.top_k,
             detector.candidates,
             detector.tag_distance,
-            SoftNms(
-                detector.suppression, merge_exponent=detector.merge_exponent, published=detector.published
-            ),
+            detector.nms_kernel,
+            SoftNms.of(detector, detector.merge_exponent, detector.published),
         )
 
     @property
@@ -203,7 +203,7 @@ class CornerNetCodec:
 
     def keypoints(self, maps: Maps, kind: str) -> Keypoints:
         """The `top_k` highest peaks of a heatmap with probabilities above 0."""
-        labels, ys, xs, scores = peaks(maps[f"{kind}_heatmap"], self.top_k)
+        labels, ys, xs, scores = peaks(maps[f"{kind}_heatmap"], self.top_k, self.window)
         count = np.count_nonzero(scores > 0)
         labels, ys, xs, scores = labels[:count], ys[:count], xs[:count], scores[:count]
         points = (np.stack([xs, ys], axis=1) + maps[f"{kind}_offset"][:, ys, xs].T).astype(np.float32)

@@ -9,7 +9,8 @@ import nnabla as nn
 
 from pointdet.detectors.common.branches import HEATMAP_BIAS, Branch, predict
 from pointdet.detectors.cornernet.codec import CORNERS
-from pointdet.ops.layers import Mode, conv_norm, uniform_in
+from pointdet.ops.layers import add, conv_norm, uniform_in
+from pointdet.ops.mode import Mode
 from pointdet.ops.pooling import Direction, corner_pool
 
 # Corner -> the two directions of its corner pooling.
@@ -59,7 +60,7 @@ def corner_pooling(
         with nn.parameter_scope(scope):
             h = conv_norm(x, pooled_channels, 3, mode, init=uniform_in)
         pooled.append(corner_pool(h, direction, mode))
-    return add_shortcut(x, pooled[0] + pooled[1], channels, mode)
+    return add_shortcut(x, add(pooled[0], pooled[1], mode), channels, mode)
 
 
 def add_shortcut(x: nn.Variable, pooled: nn.Variable, channels: int, mode: Mode) -> nn.Variable:

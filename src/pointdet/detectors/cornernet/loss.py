@@ -63,9 +63,10 @@ class CornerNetLoss:
         stacks: list[dict[str, nn.Variable]],
         targets: dict[str, nn.Variable],
         divisors: dict[str, nn.Variable],
+        kernels: str = "nnabla",
     ) -> dict[str, nn.Variable]:
         """Terms "heatmap", "pull", "push", "offset" and "total", each one number."""
-        each = [self._stack_terms(outputs, targets, divisors) for outputs in stacks]
+        each = [self._stack_terms(outputs, targets, divisors, kernels) for outputs in stacks]
         means = {name: sum((s[name] for s in each[1:]), each[0][name]) * (1 / len(each)) for name in each[0]}
         total = (
             means["heatmap"]
@@ -80,6 +81,7 @@ class CornerNetLoss:
         outputs: dict[str, nn.Variable],
         targets: dict[str, nn.Variable],
         divisors: dict[str, nn.Variable],
+        kernels: str,
     ) -> dict[str, nn.Variable]:
         weight = targets["weight"]
         mask = targets["mask"] * F.reshape(weight, (-1, 1))
@@ -87,7 +89,7 @@ class CornerNetLoss:
         for kind in self.keypoints:
             heatmap, index = f"{kind}_heatmap", targets[f"{kind}_index"]
             positives = divisors[f"{kind}_positives"]
-            heatmaps.append(heatmap_focal(outputs[heatmap], targets[heatmap], weight, positives))
+            heatmaps.append(heatmap_focal(outputs[heatmap], targets[heatmap], weight, positives, kernels))
             offset = gather_cells(outputs[f"{kind}_offset"], index)
             offsets.append(masked_smooth_l1(offset, targets[f"{kind}_offset"], mask, divisors["objects"]))
             if kind in CORNERS:

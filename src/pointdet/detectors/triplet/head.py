@@ -11,7 +11,8 @@ from pointdet.detectors.common.branches import HEATMAP_BIAS, Branch, predict
 from pointdet.detectors.cornernet.codec import CORNERS
 from pointdet.detectors.cornernet.head import DIRECTIONS, add_shortcut, corner_branches
 from pointdet.detectors.triplet.codec import KEYPOINTS
-from pointdet.ops.layers import Mode, conv, conv_norm, uniform_in
+from pointdet.ops.layers import add, conv, conv_norm, uniform_in
+from pointdet.ops.mode import Mode
 from pointdet.ops.pooling import Direction, corner_pool, line_pool
 
 
@@ -58,9 +59,9 @@ def cascade_corner_pooling(
         with nn.parameter_scope(scope):
             border = conv_norm(x, pooled_channels, 3, mode, init=uniform_in)
         with nn.parameter_scope(f"{scope}_joined"):
-            h = conv(border + inside, pooled_channels, 3, mode, init=uniform_in)
+            h = conv(add(border, inside, mode), pooled_channels, 3, mode, init=uniform_in)
         pooled.append(corner_pool(h, along, mode))
-    return add_shortcut(x, pooled[0] + pooled[1], channels, mode)
+    return add_shortcut(x, add(pooled[0], pooled[1], mode), channels, mode)
 
 
 def centre_pooling(x: nn.Variable, channels: int, pooled_channels: int, mode: Mode) -> nn.Variable:
@@ -70,4 +71,4 @@ def centre_pooling(x: nn.Variable, channels: int, pooled_channels: int, mode: Mo
         with nn.parameter_scope(scope):
             h = conv_norm(x, pooled_channels, 3, mode, init=uniform_in)
         lines.append(line_pool(h, vertical, mode))
-    return add_shortcut(x, lines[0] + lines[1], channels, mode)
+    return add_shortcut(x, add(lines[0], lines[1], mode), channels, mode)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modulated deformable convolution 3x3 (Zhu et al., 2019) as an NNabla function, with SciPy and NumPy's BLAS.
 
-Maps are channels last here. Bilinear sampling is then the product with a sparse matrix that has four numbers
-per sample, and its gradient the product with the transpose. The samples are multiplied with the kernel in
+Bilinear sampling is the product with a sparse matrix that has four numbers per sample, and its gradient the product with the transpose. The samples are multiplied with the kernel in
 blocks of cells that fit the cache.
 """
 
@@ -16,10 +15,10 @@ from nnabla.function import PythonFunction
 from scipy.sparse import csr_array
 
 from pointdet.arrays import Float32Array
-from pointdet.ops.cpu.blas import BLOCK
 from pointdet.ops.cpu.memory import data, grad, silent, store, workspace
 from pointdet.ops.cpu.process_state import function_context
 
+BLOCK = 3 << 18  # values of the samples of a block: 3 MiB
 X, W, OFFSET, MASK, BIAS = range(5)
 
 # y and x of the nine samples of a cell without offsets
@@ -27,16 +26,30 @@ TAPS = np.indices((3, 3), np.float32).reshape(2, 1, 9) - 1
 
 
 def deformable_convolution(
-    x: nn.Variable, w: nn.Variable, offset: nn.Variable, mask: nn.Variable, b: nn.Variable
+    x: nn.Variable,
+    w: nn.Variable,
+    offset: nn.Variable,
+    mask: nn.Variable,
+    b: nn.Variable,
+    weights_last: bool = False,
 ) -> nn.Variable:
     """Like F.deformable_convolution with pad 1.
 
-    x (B, C, H, W), w (O, C, 3, 3), offset (B, 18, H, W) with y, x of each sample, mask (B, 9, H, W), b (O,).
+    x (B, H, W, C), offset (B, H, W, 18) with y, x of each sample, mask (B, H, W, 9), b (O,). w (O, C, 3, 3), or
+    (O, 3, 3, C) if `weights_last`.
     """
-    return _DeformableConvolution(function_context())(x, w, offset, mask, b)
+    return _DeformableConvolution(function_context(), weights_last)(x, w, offset, mask, b)
 
 
 class _DeformableConvolution(PythonFunction):
+    def __init__(self, ctx: nn.Context, weights_last: bool) -> None:
+        super().__init__(ctx)
+        self._weights_last = weights_last
+
+    def _matrix(self, w: Float32Array) -> Float32Array:
+        """The weights as (O, 9 C), with the channels of each tap together."""
+        return (w if self._weights_last else w.transpose(0, 2, 3, 1)).reshape(len(w), -1)
+
     @property
     def name(self) -> str:
         return "CpuDeformableConvolution"
@@ -51,20 +64,19 @@ class _DeformableConvolution(PythonFunction):
         return BIAS not in (i, j)
 
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
-        batch, _, height, width = inputs[X].shape
-        outputs[0].reset_shape((batch, inputs[W].shape[0], height, width), True)
+        outputs[0].reset_shape((*inputs[X].shape[:3], inputs[W].shape[0]), True)
 
     @silent
     def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
-        x, kernel, y = data(inputs[X]), _matrix(data(inputs[W])), data(outputs[0])
-        bias = data(inputs[BIAS])[:, None]
+        x, kernel, y = data(inputs[X]), self._matrix(data(inputs[W])), data(outputs[0])
+        bias = data(inputs[BIAS])
         for i, image in enumerate(x):
             table = _table(image)
-            out = y[i].reshape(len(kernel), -1)
+            out = y[i].reshape(-1, len(kernel))
             for cells in _blocks(image):
                 samples = _Samples(data(inputs[OFFSET])[i], data(inputs[MASK])[i], cells)
                 columns = samples.matrix @ table[samples.near]
-                np.matmul(kernel, columns.reshape(-1, kernel.shape[1]).T, out=out[:, cells])
+                np.matmul(columns.reshape(-1, kernel.shape[1]), kernel.T, out=out[cells])
             out += bias
 
     @silent
@@ -75,51 +87,50 @@ class _DeformableConvolution(PythonFunction):
         propagate_down: list[bool],
         accum: list[bool],
     ) -> None:
-        x, kernel, dy = data(inputs[X]), _matrix(data(inputs[W])), grad(outputs[0])
+        x, kernel, dy = data(inputs[X]), self._matrix(data(inputs[W])), grad(outputs[0])
         dkernel = np.zeros_like(kernel)
         for i, image in enumerate(x):
-            table, channels = _table(image), len(image)
+            table, channels = _table(image), image.shape[2]
             dtable = workspace("dtable", *table.shape)
             dtable[...] = 0
             for cells in _blocks(image):
                 samples = _Samples(data(inputs[OFFSET])[i], data(inputs[MASK])[i], cells)
-                near, dout = table[samples.near], dy[i].reshape(len(kernel), -1)[:, cells]
-                dkernel += dout @ (samples.matrix @ near).reshape(-1, kernel.shape[1])
-                dcolumns = workspace("dcolumns", dout.shape[1], kernel.shape[1])
-                dcolumns = np.matmul(dout.T, kernel, out=dcolumns).reshape(-1, channels)
+                near, dout = table[samples.near], dy[i].reshape(-1, len(kernel))[cells]
+                dkernel += dout.T @ (samples.matrix @ near).reshape(-1, kernel.shape[1])
+                dcolumns = workspace("dcolumns", len(dout), kernel.shape[1])
+                dcolumns = np.matmul(dout, kernel, out=dcolumns).reshape(-1, channels)
                 dtable[samples.near] += samples.matrix.T @ dcolumns
                 doffset, dmask = samples.gradients(near, dcolumns)
                 if propagate_down[OFFSET]:
-                    target = grad(inputs[OFFSET])[i].reshape(9, 2, -1)[:, :, cells]
-                    store(target, doffset.transpose(2, 0, 1), accum[OFFSET])
+                    target = grad(inputs[OFFSET])[i].reshape(-1, 9, 2)[cells]
+                    store(target, doffset.transpose(1, 2, 0), accum[OFFSET])
                 if propagate_down[MASK]:
-                    store(grad(inputs[MASK])[i].reshape(9, -1)[:, cells], dmask.T, accum[MASK])
+                    store(grad(inputs[MASK])[i].reshape(-1, 9)[cells], dmask, accum[MASK])
             if propagate_down[X]:
-                padded = dtable.reshape(image.shape[1] + 2, image.shape[2] + 2, channels)
-                store(grad(inputs[X])[i], padded[1:-1, 1:-1].transpose(2, 0, 1), accum[X])
+                padded = dtable.reshape(image.shape[0] + 2, image.shape[1] + 2, channels)
+                store(grad(inputs[X])[i], padded[1:-1, 1:-1], accum[X])
         if propagate_down[W]:
-            out_channels, channels = inputs[W].shape[:2]
-            dw = dkernel.reshape(out_channels, 3, 3, channels).transpose(0, 3, 1, 2)
-            store(grad(inputs[W]), dw, accum[W])
+            dw = dkernel.reshape(len(kernel), 3, 3, -1)
+            store(grad(inputs[W]), dw if self._weights_last else dw.transpose(0, 3, 1, 2), accum[W])
         if propagate_down[BIAS]:
-            store(grad(inputs[BIAS]), dy.sum(axis=(0, 2, 3)), accum[BIAS])
+            store(grad(inputs[BIAS]), dy.sum(axis=(0, 1, 2)), accum[BIAS])
 
 
 class _Samples:
     """The nine samples of every cell of a block: their four neighbours and their interpolation weights."""
 
     def __init__(self, offset: Float32Array, mask: Float32Array, cells: slice) -> None:
-        """offset (18, H, W), mask (9, H, W) of one image."""
-        _, height, width = mask.shape
+        """offset (H, W, 18), mask (H, W, 9) of one image."""
+        height, width, _ = mask.shape
         size = np.array([height, width], np.float32).reshape(2, 1, 1)
-        position = np.add(offset.reshape(9, 2, -1)[:, :, cells].transpose(1, 2, 0), TAPS, order="C")
+        position = np.add(offset.reshape(-1, 9, 2)[cells].transpose(2, 0, 1), TAPS, order="C")
         position += np.stack(np.divmod(np.arange(cells.start, cells.stop), width))[..., None]  # (2, cells, 9)
         # Outside these borders a sample is zero and has no gradients. Offsets may be NaN, but an index must
         # not be.
         self._inside = ((position > -1) & (position < size)).all(0)
         low = np.fmin(np.fmax(np.floor(position), -1), size - 1)
         self._y, self._x = position - low
-        self._mask = mask.reshape(9, -1)[:, cells].T * self._inside
+        self._mask = mask.reshape(-1, 9)[cells] * self._inside
         first = ((low[0] + 1) * (width + 2) + low[1] + 1).astype(np.int32)
         # The part of the table that these samples read, and whose gradient they change.
         self.near = slice(int(first.min()), int(first.max()) + width + 4)
@@ -154,23 +165,18 @@ class _Samples:
 
 
 def _table(image: Float32Array) -> Float32Array:
-    """(C, H, W) -> ((H + 2) (W + 2), C): one row per cell, with a border of zeros."""
-    channels, height, width = image.shape
+    """(H, W, C) -> ((H + 2) (W + 2), C): one row per cell, with a border of zeros."""
+    height, width, channels = image.shape
     table = workspace("table", height + 2, width + 2, channels)
     table[0] = table[-1] = 0
     table[:, 0] = table[:, -1] = 0
-    table[1:-1, 1:-1] = image.transpose(1, 2, 0)
+    table[1:-1, 1:-1] = image
     return table.reshape(-1, channels)
-
-
-def _matrix(w: Float32Array) -> Float32Array:
-    """(O, C, 3, 3) -> (O, 9 C), with the channels of each tap together."""
-    return w.transpose(0, 2, 3, 1).reshape(len(w), -1)
 
 
 def _blocks(image: Float32Array) -> Iterator[slice]:
     """The cells of an image in blocks that fit the cache."""
-    channels, height, width = image.shape
+    height, width, channels = image.shape
     step = max(1, BLOCK // (9 * channels))
     for first in range(0, height * width, step):
         yield slice(first, min(first + step, height * width))

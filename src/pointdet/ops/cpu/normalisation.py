@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation, the sum with a shortcut and ReLU fused into one NNabla function.
-
-It works in blocks of channels that fit the cache, so that each value is read from memory once.
-"""
+"""Batch normalisation, sum with a shortcut and ReLU as one NNabla function, with oneDNN or NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Protocol
 
 import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
 from pointdet.arrays import Float32Array
-from pointdet.ops.cpu.memory import data, grad, recomputing, silent, store, workspace, zeros
+from pointdet.ops.cpu import onednn_normalisation
+from pointdet.ops.cpu.memory import data, grad, recomputing, silent, store, workspace
+from pointdet.ops.cpu.numpy_normalisation import NumpyAddRelu, NumpyNormalisation
+from pointdet.ops.cpu.onednn_normalisation import OneDnnAddRelu, OneDnnNormalisation
 from pointdet.ops.cpu.process_state import function_context
 
-BLOCK = 1 << 16  # values of a block: 256 KiB
-
-X, BETA, GAMMA, MEAN, VAR, SHORTCUT = range(6)
+X, BETA, GAMMA, SHORTCUT = range(4)
 
 
 def batch_normalization(
@@ -30,20 +28,51 @@ def batch_normalization(
     batch_stat: bool,
     shortcut: nn.Variable | None,
     relu: bool,
+    library: str,
 ) -> nn.Variable:
-    """Like F.batch_normalization over axis 1, then the sum with `shortcut`, then ReLU if `relu`.
+    """Like F.batch_normalization over axis 3, then the sum with `shortcut`, then ReLU if `relu`.
 
-    x and `shortcut`: (B, C, H, W). `parameters`: beta, gamma, mean, var, each (1, C, 1, 1). With
-    `batch_stat`, mean and var are updated.
+    x and `shortcut`: (B, H, W, C). `parameters`: beta, gamma, mean, var, each with C values. With `batch_stat`,
+    mean and var are updated. library: "blas" or "onednn".
     """
-    inputs = [x, *parameters] if shortcut is None else [x, *parameters, shortcut]
-    return _BatchNormalization(function_context(), decay, eps, batch_stat, relu)(*inputs)
+    beta, gamma, *statistics = parameters
+    inputs = [x, beta, gamma] if shortcut is None else [x, beta, gamma, shortcut]
+    settings = (decay, eps, batch_stat, relu, library)
+    return _BatchNormalization(function_context(), statistics, *settings)(*inputs)
+
+
+class AddRelu(Protocol):
+    """max(0, a + b) of two maps, and the gradient of ReLU from its result."""
+
+    def forward(self, a: Float32Array, b: Float32Array) -> None:
+        """Replace a."""
+
+    def backward(self, y: Float32Array, dy: Float32Array, dx: Float32Array) -> None:
+        """dx = dy where y > 0, else 0."""
+
+
+def add_relu(shape: tuple[int, ...], library: str) -> AddRelu:
+    """For maps of this shape (B, H, W, C)."""
+    return onednn_normalisation.shared(OneDnnAddRelu, shape) if library == "onednn" else NumpyAddRelu()
 
 
 class _BatchNormalization(PythonFunction):
-    def __init__(self, ctx: nn.Context, decay: float, eps: float, batch_stat: bool, relu: bool) -> None:
+    """Mean and var are no inputs: NNabla asks for every pair of inputs what the gradient needs, in each pass."""
+
+    def __init__(
+        self,
+        ctx: nn.Context,
+        statistics: list[nn.Variable],
+        decay: float,
+        eps: float,
+        batch_stat: bool,
+        relu: bool,
+        library: str,
+    ) -> None:
         super().__init__(ctx)
+        self._statistics = statistics
         self._decay, self._eps, self._batch_stat, self._relu = decay, eps, batch_stat, relu
+        self._library = library
 
     @property
     def name(self) -> str:
@@ -59,47 +88,45 @@ class _BatchNormalization(PythonFunction):
         return j == X and i in (X, GAMMA) or j == GAMMA and i == X
 
     def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
-        outputs[0].reset_shape(inputs[X].shape, True)
-
-    def _blocks(self, x: Float32Array) -> Iterator[slice]:
-        step = max(1, BLOCK * x.shape[1] // x.size)
-        for first in range(0, x.shape[1], step):
-            yield slice(first, min(first + step, x.shape[1]))
+        shape = inputs[X].shape
+        outputs[0].reset_shape(shape, True)
+        self._add_relu = add_relu(shape, self._library)
+        self._primitives: OneDnnNormalisation | NumpyNormalisation
+        # The library has one function for normalisation and ReLU.
+        fused = self._relu and len(inputs) == SHORTCUT
+        self._mask: Float32Array | None = None
+        if self._library == "onednn" and onednn_normalisation.supports(shape[3]):
+            arguments = (shape, self._eps, self._batch_stat, fused)
+            self._primitives = onednn_normalisation.shared(OneDnnNormalisation, *arguments)
+            if fused:
+                self._mask = np.empty(self._primitives.mask_size // 4 + 1, np.float32)
+            self._fused = fused
+        else:
+            self._primitives, self._fused = NumpyNormalisation(self._eps, self._batch_stat), False
 
     @silent
     def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
-        x, y = _flat(data(inputs[X])), _flat(data(outputs[0]))
-        beta, gamma, mean, var = (data(inputs[i]).reshape(-1, 1) for i in (BETA, GAMMA, MEAN, VAR))
-        shortcut = _flat(data(inputs[SHORTCUT])) if len(inputs) > SHORTCUT else None
-        if not self._batch_stat:
-            self._mean, self._scale = mean.copy(), 1 / np.sqrt(var + self._eps)
+        x, y = data(inputs[X]), data(outputs[0])
+        variables = (inputs[BETA], inputs[GAMMA], *self._statistics)
+        beta, gamma, mean, var = (data(variable).reshape(-1) for variable in variables)
+        if self._batch_stat:
+            self._mean, self._var = np.empty_like(mean), np.empty_like(var)
         else:
-            self._mean, self._scale = np.empty_like(mean), np.empty_like(var)
-        count = x.shape[0] * x.shape[2]
-        for block in self._blocks(x):
-            part, out = x[:, block], y[:, block]
-            centred = workspace("centred", *part.shape)
-            if self._batch_stat:
-                self._mean[block, 0] = np.einsum("bcn->c", part) / count
-                np.subtract(part, self._mean[block], out=centred)
-                squares = np.einsum("bcn,bcn->c", centred, centred)[:, None] / count
-                self._scale[block] = 1 / np.sqrt(squares + self._eps)
-                if not recomputing():
-                    var[block] *= self._decay
-                    var[block] += (1 - self._decay) * count / max(count - 1, 1) * squares
-            else:
-                np.subtract(part, self._mean[block], out=centred)
-            centred *= self._scale[block] * gamma[block]
-            if shortcut is not None:
-                centred += shortcut[:, block]
+            self._mean, self._var = mean.copy(), var.copy()
+        self._primitives.forward(x, gamma, beta, self._mean, self._var, y, self._mask)
+        if len(inputs) > SHORTCUT:
             if self._relu:
-                centred += beta[block]
-                np.maximum(centred, zeros(*part.shape), out=out)  # three times as fast as with the number 0
+                self._add_relu.forward(y, data(inputs[SHORTCUT]))
             else:
-                np.add(centred, beta[block], out=out)
+                y += data(inputs[SHORTCUT])
+        elif self._relu and not self._fused:
+            np.maximum(y, 0, out=y)
         if self._batch_stat and not recomputing():
+            count = x.size // x.shape[3]
             mean *= self._decay
             mean += (1 - self._decay) * self._mean
+            var *= self._decay
+            var += (1 - self._decay) * count / max(count - 1, 1) * self._var
 
     @silent
     def backward_impl(
@@ -109,42 +136,26 @@ class _BatchNormalization(PythonFunction):
         propagate_down: list[bool],
         accum: list[bool],
     ) -> None:
-        dy = _flat(grad(outputs[0]))
-        gamma = data(inputs[GAMMA]).reshape(-1, 1)
-        dbeta, dgamma = np.empty_like(gamma), np.empty_like(gamma)
-        count = dy.shape[0] * dy.shape[2]
-        for block in self._blocks(dy):
-            part = dy[:, block]
-            if self._relu:
-                mask = np.greater(_flat(data(outputs[0]))[:, block], 0, out=_mask(part.shape))
-                part = np.multiply(part, mask, out=workspace("masked", *part.shape))
-            if len(inputs) > SHORTCUT and propagate_down[SHORTCUT]:
-                store(_flat(grad(inputs[SHORTCUT]))[:, block], part, accum[SHORTCUT])
-            centred = workspace("centred", *part.shape)
-            np.subtract(_flat(data(inputs[X]))[:, block], self._mean[block], out=centred)
-            scale = self._scale[block]
-            dbeta[block, 0] = np.einsum("bcn->c", part)
-            dgamma[block] = np.einsum("bcn,bcn->c", part, centred)[:, None] * scale
-            if not propagate_down[X]:
-                continue
-            if self._batch_stat:  # the statistics depend on x, too
-                centred *= -scale / count * dgamma[block]
-                centred += part
-                centred -= dbeta[block] / count
-                centred *= scale * gamma[block]
-            else:
-                np.multiply(part, scale * gamma[block], out=centred)
-            store(_flat(grad(inputs[X]))[:, block], centred, accum[X])
+        dy = grad(outputs[0])
+        with_shortcut = len(inputs) > SHORTCUT and propagate_down[SHORTCUT]
+        if self._relu and not self._fused:
+            # The gradient of the shortcut is the same array.
+            replaced = with_shortcut and not accum[SHORTCUT]
+            masked = grad(inputs[SHORTCUT]) if replaced else workspace("masked", *dy.shape)
+            self._add_relu.backward(data(outputs[0]), dy, masked)
+            dy = masked
+            if with_shortcut and not replaced:
+                store(grad(inputs[SHORTCUT]), dy, True)
+        elif with_shortcut:
+            store(grad(inputs[SHORTCUT]), dy, accum[SHORTCUT])
+        gamma = data(inputs[GAMMA]).reshape(-1)
+        dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
+        replaced = propagate_down[X] and not accum[X]
+        dx = grad(inputs[X]) if replaced else workspace("dx", *dy.shape)
+        x = data(inputs[X])
+        self._primitives.backward(x, gamma, self._mean, self._var, self._mask, dy, dx, dgamma, dbeta)
+        if propagate_down[X] and not replaced:
+            store(grad(inputs[X]), dx, True)
         for i, total in ((BETA, dbeta), (GAMMA, dgamma)):
             if propagate_down[i]:
-                store(grad(inputs[i]).reshape(-1, 1), total, accum[i])
-
-
-def _flat(maps: Float32Array) -> Float32Array:
-    """(B, C, H, W) -> (B, C, H W)."""
-    return maps.reshape(*maps.shape[:2], -1)
-
-
-def _mask(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    size = int(np.prod(shape))
-    return workspace("mask", size).view(np.bool_)[:size].reshape(shape)
+                store(grad(inputs[i]).reshape(-1), total, accum[i])

@@ -7,17 +7,16 @@ Names and numbers are those of the C interface, dnnl.h and dnnl_types.h.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from ctypes import Structure, byref, c_int, c_int64, c_size_t, c_void_p
+from ctypes import Structure, byref, c_float, c_int, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
-
-import numpy as np
 
 from pointdet.arrays import Float32Array
 from pointdet.errors import PointDetError
@@ -29,6 +28,8 @@ FILE = "libdnnl.so.3"
 CPU, IN_ORDER, FLOAT, ANY = 1, 1, 3, 1
 SCRATCHPAD = (80, 136)  # index of the argument, and the query for its memory layout
 SCRATCHPAD_OF_THE_CALLER = 1
+RELU, ADD, MULTIPLY, MAXIMUM = 0x20, 0x1FFF0, 0x1FFF1, 0x1FFF2  # algorithms
+POST_OPERATION, SECOND_SOURCE = 32768, 2  # parts of the index of an argument
 # Primitives that the library keeps after they are destroyed. Its own choice, 1024, is those of a dozen graphs.
 KEPT_PRIMITIVES = 256
 
@@ -76,12 +77,8 @@ class Library:
     def __init__(self, file: str) -> None:
         self._functions = ctypes.CDLL(file)
         self._thread = threading.local()
-        self.engine, self.attributes = c_void_p(), c_void_p()
+        self.engine = c_void_p()
         self("dnnl_engine_create", byref(self.engine), c_int(CPU), c_size_t(0))
-        # A scratchpad of the library belongs to the thread that creates the primitive: the primitive would
-        # crash in every other thread.
-        self("dnnl_primitive_attr_create", byref(self.attributes))
-        self("dnnl_primitive_attr_set_scratchpad_mode", self.attributes, c_int(SCRATCHPAD_OF_THE_CALLER))
         self("dnnl_set_primitive_cache_capacity", c_int(KEPT_PRIMITIVES))
         os.register_at_fork(after_in_child=self._after_fork)
 
@@ -147,17 +144,48 @@ def dimensions(numbers: Sequence[int]) -> Any:
     return (c_int64 * len(numbers))(*numbers)
 
 
-def plain_layout(dims: tuple[int, ...]) -> Handle:
-    """The layout of a C-contiguous array."""
-    strides = [int(np.prod(dims[i + 1 :])) for i in range(len(dims))]
+def layout_of(dims: tuple[int, ...], strides: Sequence[int]) -> Handle:
+    """The layout of float32 values with these strides, in values."""
     shape = (c_int(len(dims)), dimensions(dims), c_int(FLOAT))
     return Handle("memory_desc", "dnnl_memory_desc_create_with_strides", *shape, dimensions(strides))
+
+
+def plain_layout(dims: tuple[int, ...]) -> Handle:
+    """The layout of a C-contiguous array."""
+    return layout_of(dims, [math.prod(dims[i + 1 :]) for i in range(len(dims))])
 
 
 def any_layout(dims: tuple[int, ...]) -> Handle:
     """A layout that the library chooses."""
     shape = (c_int(len(dims)), dimensions(dims), c_int(FLOAT))
     return Handle("memory_desc", "dnnl_memory_desc_create_with_tag", *shape, c_int(ANY))
+
+
+def attributes(*operations: int | tuple[int, Handle]) -> Handle:
+    """Attributes of a primitive whose result goes through these operations.
+
+    Each operation is RELU, or ADD, MULTIPLY or MAXIMUM with the layout of a second array, which may have one value
+    per channel or in all. `operand_of` gives the index of the argument of this array.
+    """
+    made = Handle("primitive_attr", "dnnl_primitive_attr_create")
+    # A scratchpad of the library belongs to the thread that creates the primitive: the primitive would crash in
+    # every other thread.
+    library()("dnnl_primitive_attr_set_scratchpad_mode", made, c_int(SCRATCHPAD_OF_THE_CALLER))
+    if operations:
+        chain = Handle("post_ops", "dnnl_post_ops_create")
+        for operation in operations:
+            if isinstance(operation, tuple):
+                kind, layout = operation
+                library()("dnnl_post_ops_append_binary", chain, c_int(kind), layout)
+            else:
+                library()("dnnl_post_ops_append_eltwise", chain, c_int(operation), c_float(0), c_float(0))
+        library()("dnnl_primitive_attr_set_post_ops", made, chain)
+    return made
+
+
+def operand_of(operation: int) -> int:
+    """The index of the argument that is the second array of operation number `operation`."""
+    return POST_OPERATION * (operation + 1) | SECOND_SOURCE
 
 
 class Kernel:
@@ -173,7 +201,7 @@ class Kernel:
 def reorder(source: c_void_p | Handle, target: c_void_p | Handle) -> Kernel:
     """The conversion of an array from one layout to another."""
     ends = (source, library().engine, target, library().engine)
-    create = ("dnnl_reorder_primitive_desc_create", *ends, library().attributes)
+    create = ("dnnl_reorder_primitive_desc_create", *ends, attributes())
     return Kernel(Handle("primitive_desc", *create))
 
 

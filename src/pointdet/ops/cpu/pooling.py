@@ -17,7 +17,7 @@ BLOCK = 1 << 17  # values of a block of maps: 512 KiB
 
 
 def running_maximum(x: nn.Variable, axis: int, from_end: bool) -> nn.Variable:
-    """The maximum of x (B, C, H, W) from one end of `axis`, 2 or 3, up to each cell.
+    """The maximum of x (B, H, W, C) from one end of `axis`, 1 or 2, up to each cell.
 
     The gradient goes to the cell of the maximum. Among equal cells it goes to the first one from that end.
     """
@@ -48,11 +48,9 @@ class _RunningMaximum(PythonFunction):
     @silent
     def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
         for x, y in self._blocks(data(inputs[0]), data(outputs[0])):
-            lines, result = self._lines("values", x), self._lines("maxima", y, read=False)
-            result[0] = lines[0]
-            for i in range(1, len(lines)):
-                np.maximum(lines[i], result[i - 1], out=result[i])
-            self._copy_back(result, y)
+            y[0] = x[0]
+            for i in range(1, len(x)):
+                np.maximum(x[i], y[i - 1], out=y[i])
 
     @silent
     def backward_impl(
@@ -64,42 +62,26 @@ class _RunningMaximum(PythonFunction):
     ) -> None:
         arrays = (data(inputs[0]), data(outputs[0]), grad(outputs[0]), grad(inputs[0]))
         for x, y, dy, dx in self._blocks(*arrays):
-            lines, maxima, gradients = (
-                self._lines(n, a) for n, a in (("values", x), ("maxima", y), ("gradients", dy))
-            )
-            result = self._lines("result", dx, read=accum[0])
-            total = workspace("total", *gradients[0].shape)  # not yet given to the cell of the maximum
-            share = workspace("share", *gradients[0].shape)
+            total = workspace("total", *dy[0].shape)  # not yet given to the cell of the maximum
+            share = workspace("share", *dy[0].shape)
             total[...] = 0
-            for i in range(len(lines) - 1, -1, -1):
-                total += gradients[i]
+            for i in range(len(x) - 1, -1, -1):
+                total += dy[i]
                 if i > 0:
-                    np.multiply(total, lines[i] > maxima[i - 1], out=share)
+                    np.multiply(total, x[i] > y[i - 1], out=share)
                     total -= share
                 else:
                     share = total
-                store(result[i], share, accum[0])
-            self._copy_back(result, dx)
+                store(dx[i], share, accum[0])
 
     def _blocks(self, *arrays: Float32Array) -> Iterator[list[Float32Array]]:
-        """The maps (n, H, W) in blocks that fit the cache."""
-        flat = [array.reshape(-1, *array.shape[2:]) for array in arrays]
-        step = max(1, BLOCK // flat[0][0].size)
-        for first in range(0, len(flat[0]), step):
-            yield [array[first : first + step] for array in flat]
+        """The lines in the order of the scan: (length, n, C). A block fits the cache."""
+        for image in zip(*arrays, strict=True):
+            step = max(1, BLOCK // (image[0].size // image[0].shape[2 - self._axis]))
+            for first in range(0, image[0].shape[2 - self._axis], step):
+                parts = [self._lines(maps)[:, first : first + step] for maps in image]
+                yield [part[::-1] for part in parts] if self._from_end else parts
 
-    def _lines(self, name: str, maps: Float32Array, read: bool = True) -> Float32Array:
-        """(n, H, W) -> lines (length, n, other) in the order of the scan. Rows are a view, columns a copy."""
-        if self._axis == 2:
-            lines = maps.swapaxes(0, 1)
-        else:
-            copy = workspace(name, len(maps), maps.shape[2], maps.shape[1])
-            if read:
-                copy[...] = maps.swapaxes(1, 2)
-            lines = copy.swapaxes(0, 1)
-        return lines[::-1] if self._from_end else lines
-
-    def _copy_back(self, lines: Float32Array, maps: Float32Array) -> None:
-        if self._axis == 3:
-            ordered = lines[::-1] if self._from_end else lines
-            maps[...] = ordered.transpose(1, 2, 0)
+    def _lines(self, maps: Float32Array) -> Float32Array:
+        """(H, W, C) with the axis of the scan first."""
+        return maps if self._axis == 1 else maps.swapaxes(0, 1)

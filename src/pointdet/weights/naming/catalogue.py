@@ -42,7 +42,7 @@ def to_ours(arrays: Arrays, names: Names) -> Arrays:
     found: Arrays = {}
     for key, array in arrays.items():
         if (path := names.ours(key)) is not None:
-            if "/bn/" in path:
+            if "/bn/" in path and array.ndim == 1:  # an array of another rank stays as it is and does not fit
                 array = array.reshape(1, -1, 1, 1)
             elif dla.is_root_kernel(path) and array.ndim == 4:
                 array = array[:, dla.input_order(path, array)]

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from pointdet.arrays import Arrays
 from pointdet.weights.naming.names import Rules, per_stack
 
 HEADS = ("hm", "wh", "reg")
@@ -20,3 +23,20 @@ def heads(stacks: int) -> Rules:
             (f"{head}{index}.{last}", f"{scope}{head}_final/conv"),
         )
     )
+
+
+def with_centred_offsets(arrays: Arrays) -> Arrays:
+    """Add an offset head whose output is 0.5, which official CenterNet uses for networks without one.
+
+    arrays: by our path.
+    """
+    found = dict(arrays)
+    for path, array in arrays.items():
+        scope, size, leaf = path.partition("wh_")
+        if size:
+            found[f"{scope}reg_{leaf}"] = np.zeros(
+                (2, *array.shape[1:]) if "final" in leaf else array.shape, np.float32
+            )
+            if leaf == "final/conv/b":
+                found[f"{scope}reg_{leaf}"] += 0.5
+    return found
