@@ -19,7 +19,7 @@ from pointdet.ops.cpu.process_state import function_context
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the kernel moves, and who computes."""
+    """How the kernel moves, the layout of the weights, and the library that computes."""
 
     pad: int
     library: str  # "blas" or "onednn"
