@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import nnabla as nn
@@ -57,11 +58,13 @@ class _Upsampling(PythonFunction):
         if propagate_down[0]:
             store(grad(inputs[0]), self._down(grad(outputs[0])), accum[0])
 
+    @abstractmethod
     def _up(self, x: Float32Array, y: Float32Array) -> None:
-        raise NotImplementedError
+        """Write the upsampled map to y."""
 
+    @abstractmethod
     def _down(self, dy: Float32Array) -> Float32Array:
-        raise NotImplementedError
+        """The gradient of x."""
 
 
 class _Nearest(_Upsampling):

@@ -14,7 +14,7 @@ from nnabla.function import PythonFunction
 
 from pointdet.arrays import Float32Array
 from pointdet.ops.cpu.memory import data, grad, silent, store, workspace
-from pointdet.ops.cpu.onednn_library import Handle, attributes, dimensions, layout_of, library
+from pointdet.ops.cpu.onednn_library import Handle, attributes, dimensions, library, map_layout
 from pointdet.ops.cpu.onednn_primitive import Operand, Primitive
 from pointdet.ops.cpu.process_state import function_context
 
@@ -120,7 +120,7 @@ class NumpyMaxPooling:
 
 class OneDnnMaxPooling:
     def __init__(self, x: tuple[int, ...], y: tuple[int, ...], kernel: int, stride: int, pad: int) -> None:
-        self._x, self._y = _map(x), _map(y)
+        self._x, self._y = map_layout(x), map_layout(y)
         steps = [dimensions((n, n)) for n in (stride, kernel, 0, pad)]
         # A last window that leaves x at the other side: the library needs the exact padding there.
         after = [stride * (b - 1) + kernel - pad - a for a, b in zip(x[1:3], y[1:3], strict=True)]
@@ -168,9 +168,3 @@ class OneDnnMaxPooling:
                 Operand(WORKSPACE, self._places),
             ],
         )
-
-
-def _map(shape: tuple[int, ...]) -> Handle:
-    """The layout of a map (B, H, W, C)."""
-    b, height, width, c = shape
-    return layout_of((b, c, height, width), (height * width * c, 1, width * c, c))

@@ -26,6 +26,7 @@ from pointdet.ops.cpu.onednn_library import (
     dimensions,
     layout_of,
     library,
+    map_layout,
     operand_of,
     plain_layout,
 )
@@ -139,7 +140,7 @@ class OneDnnConvolution:
 
     def _map(self, name: str) -> Handle:
         n, c, height, width = self._dims[name]
-        return layout_of((n, c, height, width), (height * width * c, 1, width * c, c))
+        return map_layout((n, height, width, c))
 
     def _describe(self, direction: str, *arguments: Handle | None, hint: Handle | None = None) -> Handle:
         """The description of a primitive. A backward primitive needs that of the forward one as a hint."""

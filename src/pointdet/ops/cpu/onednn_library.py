@@ -155,6 +155,12 @@ def plain_layout(dims: tuple[int, ...]) -> Handle:
     return layout_of(dims, [math.prod(dims[i + 1 :]) for i in range(len(dims))])
 
 
+def map_layout(shape: tuple[int, ...]) -> Handle:
+    """The layout of a map (B, H, W, C), whose dimensions the library orders as B, C, H, W."""
+    b, height, width, c = shape
+    return layout_of((b, c, height, width), (height * width * c, 1, width * c, c))
+
+
 def any_layout(dims: tuple[int, ...]) -> Handle:
     """A layout that the library chooses."""
     shape = (c_int(len(dims)), dimensions(dims), c_int(FLOAT))

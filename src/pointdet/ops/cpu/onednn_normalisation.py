@@ -19,8 +19,8 @@ from pointdet.ops.cpu.onednn_library import (
     RELU,
     Handle,
     attributes,
-    layout_of,
     library,
+    map_layout,
     plain_layout,
 )
 from pointdet.ops.cpu.onednn_primitive import Operand, Primitive
@@ -56,7 +56,7 @@ class OneDnnNormalisation:
     """Batch normalisation over all axes but the last, then ReLU if `relu`."""
 
     def __init__(self, shape: tuple[int, ...], eps: float, batch_stat: bool, relu: bool) -> None:
-        self._map, self._vector = _map(shape), plain_layout((shape[3],))
+        self._map, self._vector = map_layout(shape), plain_layout((shape[3],))
         self._eps, self._batch_stat = c_float(eps), batch_stat
         self._flags = (
             SCALE_AND_SHIFT | (0 if batch_stat else RUNNING_STATISTICS) | (FUSED_RELU if relu else 0)
@@ -145,7 +145,7 @@ class OneDnnAddRelu:
     """max(0, a + b) of two maps, and the gradient of ReLU from its result."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._map = _map(shape)
+        self._map = map_layout(shape)
 
     def forward(self, a: Float32Array, b: Float32Array) -> None:
         """Replace a."""
@@ -179,9 +179,3 @@ class OneDnnAddRelu:
             Operand(DIFF_SRC, self._map, written=True),
         ]
         return Primitive(description, operands)
-
-
-def _map(shape: tuple[int, ...]) -> Handle:
-    """The layout of a map (B, H, W, C)."""
-    b, height, width, c = shape
-    return layout_of((b, c, height, width), (height * width * c, 1, width * c, c))
